@@ -15,17 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from components.errors import Missing, UserError, first_line
+from components.errors import Missing, UserError
+from components.storage.sources_hub import hf_file, hf_folder, hf_parts
 from components.storage.store import open_store
 
 FOLDER_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".gguf")
 """Endings of the files fetched from a remote model folder: weights, configuration, tokenizer."""
 # No .bin, .pt or .py: pickles and modules run their author's code when they are loaded.
 
-# Models of old have no organisation; revisions of pull requests have slashes: refs/pr/1.
-_HF = re.compile(
-    r"(datasets/)?((?:[\w.-]+/)?[\w.-]+)@(refs/(?:pr|heads|convert)/[\w.-]+|[\w.-]+)((?:/[^/]+)*)"
-)
 _HUB_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?:@[\w.-]+)?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 """Beginning of a URI, also of one whose second slash was forgotten."""
@@ -38,8 +35,8 @@ def local_path(
 
     With `or_folder` it may be a folder of this machine too.
 
-    Raises UserError naming the URI and what to do; Transient if the store cannot be reached for
-    now.
+    Raises UserError naming the URI and what to do; Transient if the store or the hub cannot be
+    reached for now.
     """
     scheme, address = split_source(uri, environment)
     match scheme:
@@ -49,7 +46,7 @@ def local_path(
         case "s3":
             return _s3_file(uri, environment, scratch)
         case _:
-            return _hf_file(uri, address, environment)
+            return hf_file(uri, address, environment)
 
 
 def local_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
@@ -57,8 +54,8 @@ def local_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Pat
 
     Of a remote folder only files that end in one of FOLDER_SUFFIXES are fetched.
 
-    Raises UserError naming the URI and what to do; Transient if the store cannot be reached for
-    now.
+    Raises UserError naming the URI and what to do; Transient if the store or the hub cannot be
+    reached for now.
     """
     scheme, address = split_source(uri, environment)
     match scheme:
@@ -69,7 +66,8 @@ def local_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Pat
         case "s3":
             return _s3_folder(uri, environment, scratch)
         case _:
-            return _hf_folder(uri, address, environment)
+            folder = hf_folder(uri, address, environment, FOLDER_SUFFIXES)
+            return _existing(uri, folder, folder=True)
 
 
 def source_version(uri: str, environment: Mapping[str, str]) -> str:
@@ -148,7 +146,7 @@ def split_source(uri: str, environment: Mapping[str, str]) -> tuple[str, str]:
         )
     if scheme != "file":
         if scheme == "hf":
-            _hf_parts(uri, address)
+            hf_parts(uri, address)
         return scheme, address
     if separator:
         address = unquote(address)
@@ -240,64 +238,3 @@ def _s3_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
 def _new_folder(scratch: Path) -> Path:
     scratch.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix="uri-", dir=scratch))
-
-
-def _hf_parts(uri: str, address: str) -> tuple[str, str, str, str]:
-    """Return (repository type, name, revision, path inside), or raise UserError."""
-    match = _HF.fullmatch(address)
-    if not match or ".." in match[4].split("/"):
-        raise UserError(
-            f"{uri}: use hf://[datasets/]org/name@revision[/path]; a run without a revision "
-            "cannot be repeated"
-        )
-    kind = "dataset" if match[1] else "model"
-    return kind, match[2], match[3], match[4].removeprefix("/")
-
-
-def _hf_file(uri: str, address: str, environment: Mapping[str, str]) -> Path:
-    kind, name, revision, file = _hf_parts(uri, address)
-    if not file:
-        raise UserError(f"{uri}: name one file of the repository, …@{revision}/path")
-    import huggingface_hub
-
-    try:
-        path = huggingface_hub.hf_hub_download(
-            name,
-            file,
-            repo_type=kind,
-            revision=revision,
-            token=environment.get("HF_TOKEN"),
-            endpoint=environment.get("HF_ENDPOINT"),
-            cache_dir=environment.get("HF_HUB_CACHE"),
-        )
-    except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
-        raise _hub_error(uri, error) from None
-    return Path(path)
-
-
-def _hf_folder(uri: str, address: str, environment: Mapping[str, str]) -> Path:
-    kind, name, revision, inner = _hf_parts(uri, address)
-    import huggingface_hub
-
-    folder_pattern = f"{inner}/*" if inner else "*"
-    try:
-        folder = huggingface_hub.snapshot_download(
-            name,
-            repo_type=kind,
-            revision=revision,
-            allow_patterns=[f"{folder_pattern}{suffix}" for suffix in FOLDER_SUFFIXES],
-            token=environment.get("HF_TOKEN"),
-            endpoint=environment.get("HF_ENDPOINT"),
-            cache_dir=environment.get("HF_HUB_CACHE"),
-        )
-    except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
-        raise _hub_error(uri, error) from None
-    return _existing(uri, Path(folder) / inner, folder=True)
-
-
-def _hub_error(uri: str, error: BaseException) -> UserError:
-    return UserError(
-        f"{uri}: cannot be fetched from the hub ({type(error).__name__}: {first_line(error)}); "
-        "check the name and revision, set HF_TOKEN for a private one, or download it and use "
-        "file://"
-    )

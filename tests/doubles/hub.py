@@ -160,6 +160,6 @@ class Hub(Served):
                 host = self.headers["Host"]
                 self.answer(*hub.carry_out(self.command, path, body, host))
 
-            do_GET = do_POST = do_PUT = _serve
+            do_GET = do_HEAD = do_POST = do_PUT = _serve
 
         return Handler

@@ -35,7 +35,9 @@ class Answering(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        # The answer to a HEAD has the headers alone.
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def sent_bytes(self) -> bytes:
         """Return the body of the request; empty without one."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from components.errors import UserError
-from components.storage.sources import local_folder, local_path, model_version, split_source
+from components.storage.sources import local_folder, local_path, model_version
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server
@@ -37,19 +37,6 @@ def test_a_model_of_the_hub_by_its_bare_name_gets_the_uri_that_was_meant(tmp_pat
     for name in ("gpt2", "HuggingFaceTB/SmolLM2-135M-Instruct@main"):
         with pytest.raises(UserError, match=rf"hf://{name.split('@')[0]}@REVISION"):
             local_folder(name, {}, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("uri", "revision"), [("hf://gpt2@main", "main"), ("hf://org/name@refs/pr/1", "refs/pr/1")]
-)
-def test_old_names_and_revisions_of_pull_requests_are_known(
-    uri: str, revision: str, tmp_path: Path
-) -> None:
-    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path)}
-    # Far enough to be looked for, under the whole revision.
-    with pytest.raises(UserError, match="cannot be fetched"):
-        local_folder(uri, nowhere, tmp_path)
-    assert split_source(uri, {})[1].endswith(f"@{revision}")
 
 
 def test_a_package_uri_is_a_file_of_an_installed_package_which_is_not_imported(
@@ -90,14 +77,6 @@ def test_a_uri_that_cannot_be_used_is_an_error_that_names_it(
     with pytest.raises(UserError, match=message) as caught:
         local_path(uri, {"HOME": "/home/me"}, tmp_path)
     assert uri in str(caught.value)
-
-
-def test_a_hub_that_cannot_be_reached_is_an_error_with_the_way_out(tmp_path: Path) -> None:
-    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path)}
-    with pytest.raises(
-        UserError, match=r"hf://org/name@v1: cannot be fetched from the hub.*use file://"
-    ):
-        local_folder("hf://org/name@v1", nowhere, tmp_path)
 
 
 def test_files_and_folders_of_a_bucket_are_downloaded_without_pickles(

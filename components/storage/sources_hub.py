@@ -1,0 +1,173 @@
+"""Files and model folders of a hub, `hf://`, and what its client's errors mean.
+
+huggingface_hub, which speaks HTTP by httpx2, is imported on first use only.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from components.errors import Transient, UserError, first_line
+from components.retry import Backoff, Patience
+
+HUB_PATIENCE = Patience(longest_pause_seconds=8.0, give_up_seconds=30.0)
+"""As long as the client itself asks for a file; for the list of a folder's files it asks once."""
+# A request that took too long or came too early, and one of too many.
+_PASSING_STATUSES = (408, 425, 429)
+
+# Models of old have no organisation; revisions of pull requests have slashes: refs/pr/1.
+_HF = re.compile(
+    r"(datasets/)?((?:[\w.-]+/)?[\w.-]+)@(refs/(?:pr|heads|convert)/[\w.-]+|[\w.-]+)((?:/[^/]+)*)"
+)
+
+
+def hf_parts(uri: str, address: str) -> tuple[str, str, str, str]:
+    """Return (repository type, name, revision, path inside), or raise UserError."""
+    match = _HF.fullmatch(address)
+    if not match or ".." in match[4].split("/"):
+        raise UserError(
+            f"{uri}: use hf://[datasets/]org/name@revision[/path]; a run without a revision "
+            "cannot be repeated"
+        )
+    kind = "dataset" if match[1] else "model"
+    return kind, match[2], match[3], match[4].removeprefix("/")
+
+
+def hf_file(
+    uri: str, address: str, environment: Mapping[str, str], patience: Patience = HUB_PATIENCE
+) -> Path:
+    """Return the local copy of a file of the hub, in the hub's own cache.
+
+    Args:
+        uri: The whole URI, for messages.
+        address: What follows `hf://`.
+        environment: HF_ENDPOINT, HF_TOKEN and HF_HUB_CACHE.
+        patience: How long to ask a hub that does not answer.
+
+    Raises:
+        UserError: The hub has no such file, or refuses it.
+        Transient: The hub cannot be reached, or fails, for now.
+    """
+    kind, name, revision, file = hf_parts(uri, address)
+    if not file:
+        raise UserError(f"{uri}: name one file of the repository, …@{revision}/path")
+    import huggingface_hub
+
+    def download() -> str:
+        path: str = huggingface_hub.hf_hub_download(
+            name,
+            file,
+            repo_type=kind,
+            revision=revision,
+            token=environment.get("HF_TOKEN"),
+            endpoint=environment.get("HF_ENDPOINT"),
+            cache_dir=environment.get("HF_HUB_CACHE"),
+        )
+        return path
+
+    return Path(_fetched(uri, download, patience))
+
+
+def hf_folder(
+    uri: str,
+    address: str,
+    environment: Mapping[str, str],
+    suffixes: tuple[str, ...],
+    patience: Patience = HUB_PATIENCE,
+) -> Path:
+    """Return a local folder with those files of a repository that end in one of the suffixes.
+
+    Arguments and errors are those of `hf_file`.
+    """
+    kind, name, revision, inner = hf_parts(uri, address)
+    import huggingface_hub
+
+    folder_pattern = f"{inner}/*" if inner else "*"
+
+    def download() -> str:
+        folder: str = huggingface_hub.snapshot_download(
+            name,
+            repo_type=kind,
+            revision=revision,
+            allow_patterns=[f"{folder_pattern}{suffix}" for suffix in suffixes],
+            token=environment.get("HF_TOKEN"),
+            endpoint=environment.get("HF_ENDPOINT"),
+            cache_dir=environment.get("HF_HUB_CACHE"),
+        )
+        return folder
+
+    return Path(_fetched(uri, download, patience)) / inner
+
+
+def _fetched(uri: str, download: Callable[[], str], patience: Patience) -> str:
+    """Return what a download returns, which is tried again while the hub fails for now."""
+    import httpx2
+    from huggingface_hub import errors
+
+    backoff = Backoff(patience)
+    while True:
+        try:
+            return download()
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            errors.EntryNotFoundError,
+            errors.HTTPError,
+            errors.XetDownloadError,
+            httpx2.InvalidURL,
+        ) as error:
+            causes = list(_causes(error))
+            if not _may_pass(causes):
+                raise _refused(uri, error) from None
+            if not backoff.wait():
+                raise _unreachable(uri, causes) from None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and those that led to it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _may_pass(causes: list[BaseException]) -> bool:
+    """Return True if the same request may succeed later."""
+    import httpx2
+    from huggingface_hub import errors
+
+    for cause in causes:
+        # Wrong settings: an address without a scheme, an untrusted certificate, no network at all.
+        if isinstance(cause, (httpx2.UnsupportedProtocol, errors.OfflineModeIsEnabled)):
+            return False
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+            return False
+    for cause in causes:
+        if isinstance(cause, errors.HfHubHTTPError):
+            status: int = cause.response.status_code
+            return status in _PASSING_STATUSES or status >= 500
+    # The store of large files (Xet) has a client of its own, which raises RuntimeError.
+    passing = (httpx2.TransportError, errors.XetDownloadError, RuntimeError)
+    return any(isinstance(cause, passing) for cause in causes)
+
+
+def _unreachable(uri: str, causes: list[BaseException]) -> Transient:
+    # The client's own words are advice about its cache; the cause is what happened.
+    cause = causes[1] if len(causes) > 1 and isinstance(causes[0], FileNotFoundError) else causes[0]
+    return Transient(
+        f"{uri}: the hub cannot be reached, or fails, for now ({type(cause).__name__}: "
+        f"{first_line(cause)}); try again later, check HF_ENDPOINT and the proxy, or download it "
+        "and use file://"
+    )
+
+
+def _refused(uri: str, error: BaseException) -> UserError:
+    return UserError(
+        f"{uri}: cannot be fetched from the hub ({type(error).__name__}: {first_line(error)}); "
+        "check the name and revision and HF_ENDPOINT, set HF_TOKEN for a private one, or download "
+        "it and use file://"
+    )
