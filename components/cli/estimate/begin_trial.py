@@ -71,7 +71,8 @@ def try_out(
 
 def _result_of(request: Path, log_path: Path, environment: Mapping[str, str]) -> Calibration:
     """Return what the trial's process tells; raise what it met."""
-    command = [sys.executable, "-m", "components.cli.estimate.trial_process", str(request)]
+    module = "components.cli.estimate.trial_process"
+    command = [sys.executable, "-m", module, str(request), str(os.getpid())]
     with log_path.open("wb") as log, _sigterm_noted() as is_asked_to_end:
         child = subprocess.Popen(
             command,

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from components.cli.estimate.failures import Failure, error_of
+from components.cli.local.parent_death import end_with_parent
 from components.errors import RatchetError
 
 FORK = multiprocessing.get_context("fork")
@@ -28,7 +29,7 @@ def forked_side_by_side(parts: Sequence[Callable[[], Result]]) -> list[Result]:
     processes = []
     for part in parts:
         receiver, sender = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=_send, args=(part, sender))
+        process = FORK.Process(target=_send, args=(part, sender, os.getpid()))
         process.start()
         # Else the end of the child would not close the pipe.
         sender.close()
@@ -51,7 +52,8 @@ def forked_side_by_side(parts: Sequence[Callable[[], Result]]) -> list[Result]:
     return results
 
 
-def _send(part: Callable[[], Result], sender: Connection) -> None:
+def _send(part: Callable[[], Result], sender: Connection, parent_pid: int) -> None:
+    end_with_parent(parent_pid)
     try:
         sender.send(part())
     except RatchetError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import gc
 import importlib
 import json
@@ -22,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from components.cli.local.parent_death import end_with_parent
 from components.cli.local.task_server import (
     BLOCK_BYTES,
     SERVER_COMMAND,
@@ -32,7 +32,6 @@ from components.errors import UserError
 
 # A campaign that connects sends its request at once; one that was killed in between never does.
 REQUEST_SECONDS = 60.0
-_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -222,11 +221,7 @@ def _begin_task(monitor_pid: int) -> None:
     signal.set_wakeup_fd(-1)
     with suppress(OSError):
         os.setpgid(0, 0)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The monitor may have died before the line above took effect.
-    if os.getppid() != monitor_pid:
-        os._exit(1)
+    end_with_parent(monitor_pid)
 
 
 def carry_out(task: _Task) -> None:
