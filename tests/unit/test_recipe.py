@@ -93,6 +93,16 @@ def test_a_retention_margin_of_null_is_no_bound() -> None:
         ({"layers": {"trained": "last"}}, "trained"),
         ({"layers": {"max_extra": -1}}, "max_extra"),
         ({"layers": {"min_extra": 1}}, "min_extra"),
+        ({"layers": {"extra": 1000}}, r"train\.layers\.extra: .*less than or equal to 128"),
+        ({"layers": {"extra": -1000}}, r"train\.layers\.extra: .*greater than or equal to -128"),
+        ({"layers": {"max_extra": 129}}, r"train\.layers\.max_extra: .*equal to 128"),
+        ({"layers": {"min_extra": -129}}, r"train\.layers\.min_extra: .*equal to -128"),
+        ({"layers": {"extra": "4"}}, "extra"),
+        # The scratch model of these tests has three layers.
+        ({"layers": {"extra": 4}}, r"extra 4: the base has 3 .*set it to 3 or less"),
+        ({"layers": {"max_extra": 128}}, r"max_extra 128: the base has 3 .*set it to 3 or less"),
+        ({"layers": {"extra": -3}}, r"extra -3: the base has 3 .*one has to stay.*-2 or more"),
+        ({"layers": {"min_extra": -9}}, r"min_extra -9: the base has 3 .*-2 or more"),
         ({"layers": {}, "lora": {}}, "layers and lora exclude each other"),
         ({"layers": {"extra": 1}, "interpolate": True}, "makes their depths differ"),
         ({"layers": {"max_extra": 1}, "interpolate": True}, "makes their depths differ"),
@@ -102,6 +112,16 @@ def test_a_retention_margin_of_null_is_no_bound() -> None:
 def test_layers_that_cannot_be_are_refused(train: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         recipe_of(train=train)
+
+
+def test_as_many_layers_as_the_base_has_may_be_inserted_and_one_has_to_stay() -> None:
+    for extra in (-2, 3):
+        layers = recipe_of(train={"layers": {"extra": extra}}).train.layers
+        assert layers is not None
+        assert layers.extra == extra
+    # The depth of any other base is not known here.
+    elsewhere = {"source": "hf://org/name@v1"}
+    assert recipe_of(model=elsewhere, train={"layers": {"extra": 40}}).train.layers is not None
 
 
 def test_trained_layers_alone_go_together_with_interpolation() -> None:

@@ -88,6 +88,36 @@ def test_code_of_the_users_is_imported_and_tried(
         check(tmp_path, verifier="own.py:right")
 
 
+@pytest.mark.parametrize(
+    ("config", "layers", "words"),
+    [
+        ({"num_hidden_layers": 2}, {"extra": 3}, "extra 3: the base has 2 .*2 or less"),
+        ({"num_hidden_layers": 2}, {"max_extra": 9}, "max_extra 9: the base has 2"),
+        ({"num_hidden_layers": 2}, {"extra": -2}, "extra -2: the base has 2 .*-1 or more"),
+        ({"num_hidden_layers": 2}, {"min_extra": -2}, "min_extra -2: the base has 2"),
+        ({"n_layer": 12}, {"extra": 13}, "extra 13: the base has 12"),
+        ({"num_layers": 4}, {"extra": 5}, "extra 5: the base has 4"),
+        ({"n_layers": 4}, {"extra": 5}, "extra 5: the base has 4"),
+        ({"num_hidden_layers": 2}, {"extra": 2, "max_extra": 2, "min_extra": -1}, ""),
+        ({"num_hidden_layers": "two"}, {"extra": 9}, ""),
+        ({}, {"extra": 9}, ""),
+    ],
+)
+def test_a_depth_that_the_base_cannot_have_is_told_before_any_task(
+    tmp_path: Path, config: dict[str, Any], layers: dict[str, int], words: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    (folder / "model.safetensors").touch()
+    settings = {"model": {"source": str(folder)}, "train": {"layers": layers}}
+    if not words:
+        check(tmp_path, **settings)
+        return
+    with pytest.raises(UserError, match=words):
+        check(tmp_path, **settings)
+
+
 def test_other_folders_that_are_missing_are_named_by_their_keys(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"select.reward.source: .*no such folder"):
         check(tmp_path, select={"reward": {"source": "~/reward"}})

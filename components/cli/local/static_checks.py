@@ -16,6 +16,7 @@ from pathlib import Path
 from components.cli.checker_code import bundle_of
 from components.cli.needed_variables import require
 from components.contracts.recipe import DataSource, Recipe
+from components.contracts.recipe.depth import depth_refusal
 from components.contracts.rows import Dropped
 from components.contracts.verifier_names import own_name
 from components.errors import UserError
@@ -28,6 +29,8 @@ from components.sandbox.code_bundles import register
 from components.storage.sources import local_folder, local_path, split_source
 from components.verifiers import require_gym
 
+DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""Names of the number of decoder layers in config.json; which one depends on the architecture."""
 LOCAL = ("file", "package")
 """Schemes of what is on this machine; only the spelling of other URIs is checked."""
 
@@ -48,6 +51,7 @@ def check_recipe(recipe: Recipe, recipe_path: Path, environment: Mapping[str, st
     given = (name for name, value in environment.items() if value)
     require(recipe, given, "set it to {meaning}, or leave the section out")
     _check_model(recipe.model.source, environment)
+    _check_depth(recipe, environment)
     if recipe.generate.teacher is not None:
         _check_model(recipe.generate.teacher.source, environment)
     if recipe.select.reward is not None:
@@ -117,6 +121,23 @@ def _check_config(folder: Path, source: str) -> None:
             f"model {source}: config.json asks for remote code (auto_map); use a model of stock "
             "classes"
         )
+
+
+def _check_depth(recipe: Recipe, environment: Mapping[str, str]) -> None:
+    """Raise UserError if a model of this machine cannot have the layers that the recipe asks for."""
+    source = recipe.model.source
+    if recipe.train.layers is None or source == "scratch" or source.startswith(RELEASE_SCHEME):
+        return
+    if source.endswith(".gguf") or split_source(source, environment)[0] not in LOCAL:
+        return
+    config = local_folder(source, environment, Path()) / "config.json"
+    document = json.loads(config.read_text(encoding="utf-8"))
+    depths = [document.get(key) for key in DEPTH_KEYS] if isinstance(document, dict) else []
+    # Of any other form, `prepare` finds out.
+    depth = next((depth for depth in depths if isinstance(depth, int)), None)
+    refusal = depth_refusal(recipe.train.layers, depth) if depth is not None else ""
+    if refusal:
+        raise UserError(refusal)
 
 
 def _check_folder(key: str, uri: str, environment: Mapping[str, str]) -> None:

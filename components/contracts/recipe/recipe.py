@@ -11,6 +11,7 @@ from components.canonical import digest_of
 from components.contracts.recipe.announce import AnnounceSection
 from components.contracts.recipe.data import DataSection
 from components.contracts.recipe.decide import DecideSection
+from components.contracts.recipe.depth import depth_refusal
 from components.contracts.recipe.evaluate import EvaluateSection
 from components.contracts.recipe.generate import GenerateSection
 from components.contracts.recipe.model import ModelSection
@@ -64,6 +65,18 @@ class Recipe(Section):
                 f"generate.samples_per_prompt ({num_samples}) must be at least train.num_peers "
                 f"({num_peers}): every peer answers every prompt"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _depth(self) -> Recipe:
+        # That of any other base is in its files. `prepare` tells that an LSTM has no decoder layers.
+        layers = self.train.layers
+        scratch = self.model.scratch
+        is_decoder = self.model.source == "scratch" and scratch.architecture != "lstm"
+        if layers is not None and is_decoder:
+            refusal = depth_refusal(layers, scratch.num_layers)
+            if refusal:
+                raise ValueError(refusal)
         return self
 
     @model_validator(mode="after")

@@ -79,16 +79,23 @@ class LoraSection(LoraStructure):
         return LoraStructure(**{name: getattr(self, name) for name in fields})
 
 
+# As many as the deepest published models have in all (Llama 3.1 405B: 126). A number with a digit
+# too many would end a machine.
+MOST_EXTRA_LAYERS = 128
+"""Decoder layers that any recipe may insert or take out."""
+
+
 class LayerStructure(Section):
     """Depth of the model, and the layers that full fine-tuning trains.
 
     Part of the plan: reflection may change it, within the bounds of the recipe.
     """
 
-    extra: int = 0
+    extra: Annotated[int, Field(ge=-MOST_EXTRA_LAYERS, le=MOST_EXTRA_LAYERS)] = 0
     """Decoder layers more than the base has. Above 0: copies of layers, spread evenly, whose output
     projections begin at zero, so that the model computes what it did (2401.02415). Below 0: those
-    that change the hidden states of training rows least are taken out (2403.03853)."""
+    that change the hidden states of training rows least are taken out (2403.03853). No more than
+    the base has, and one has to stay."""
     trained: Literal["all", "inserted"] | Positive = "all"
     """`all`: the whole model; n: the last n decoder layers (all of them, if there are fewer);
     `inserted`: the layers that `extra` has added. Whatever else there is stays frozen."""
@@ -101,9 +108,9 @@ class LayerStructure(Section):
 class LayersSection(LayerStructure):
     """The first depth and the first trained layers, and bounds of how they may change."""
 
-    min_extra: Annotated[int, Field(le=0)] = 0
+    min_extra: Annotated[int, Field(ge=-MOST_EXTRA_LAYERS, le=0)] = 0
     """Reflection takes out no more layers than this."""
-    max_extra: Annotated[int, Field(ge=0)] = 0
+    max_extra: Annotated[int, Field(ge=0, le=MOST_EXTRA_LAYERS)] = 0
     """Reflection inserts no more layers than this."""
     max_trained: Positive = 8
     """Most layers that reflection unfreezes, where `trained` is a number."""
