@@ -7,13 +7,15 @@ import importlib.util
 import json
 import os
 import shutil
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from components.canonical import JsonObject, canonical_json
+from components.canonical import JsonObject, canonical_json, whole_characters
 from components.cli.intake.exchanges import Exchange, exchange_of, ids_of
 from components.cli.intake.feedback import Feedback, Scale
 from components.cli.intake.personal import Redact, Redaction
@@ -87,15 +89,16 @@ def take_in(wishes: Wishes, folder: Path) -> Account:
     for path in _files(wishes.logs):
         for raw in raw_rows_of(path, DataSource(uri=str(path))):
             sorting.account.rows += 1
-            try:
-                kind, row = sorting.sort(raw)
-                _add(rows, kind, row)
-            except RejectedRow as error:
-                sorting.account.dropped[error.reason] += 1
-                # Without the row itself: it may be what was to be removed.
-                detail = redaction.text(str(error))
-                location = f"{path}, {raw.location}"
-                dropped.append({"at": location, "reason": error.reason, "why": detail})
+            location = f"{path}, {raw.location}"
+            with _naming(location):
+                try:
+                    kind, row = sorting.sort(raw)
+                    _add(rows, kind, row)
+                except RejectedRow as error:
+                    sorting.account.dropped[error.reason] += 1
+                    # Without the row itself: it may be what was to be removed.
+                    detail = redaction.text(str(error))
+                    dropped.append({"at": location, "reason": error.reason, "why": detail})
     account = sorting.finished(rows)
     if not account.labelled and not account.unlabelled:
         raise UserError(f"nothing to take in of {account.rows:,} rows{_most_often(dropped)}")
@@ -106,6 +109,15 @@ def take_in(wishes: Wishes, folder: Path) -> Account:
     }
     _write(folder, files)
     return account
+
+
+@contextmanager
+def _naming(location: str) -> Iterator[None]:
+    """Name the row at which a function of the user's failed."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{location}: {error}; nothing was written") from None
 
 
 class _Sorting:
@@ -248,22 +260,38 @@ def _own_function(name: str) -> Redact | None:
     if not Path(file).is_file():
         raise UserError(f"--redact {name}: there is no file {Path(file).absolute()}")
     module = importlib.util.module_from_spec(spec)
-    # What else a module raises as it is loaded is a bug of its own, and keeps its traceback.
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
-        raise UserError(f"--redact {name}: {one_line(error)}") from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 — a user's module may raise anything.
+        raise UserError(
+            f"--redact {name}: {file} cannot be loaded: {_problem(error, file)}"
+        ) from None
     redact: object = getattr(module, function, None)
     if not callable(redact):
         raise UserError(f"--redact {name}: {file} has no function {function}")
 
     def checked(text: str) -> str:
-        redacted = redact(text)
+        try:
+            redacted = redact(text)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 — so may the function.
+            raise UserError(f"--redact {name} raised {_problem(error, file)}") from None
         if not isinstance(redacted, str):
             raise UserError(f"--redact {name} returned {type(redacted).__name__}, not a text")
-        return redacted
+        # Half of a surrogate pair could not be written.
+        return whole_characters(redacted)
 
     return checked
+
+
+def _problem(error: BaseException, file: str) -> str:
+    """Return an exception of the user's code in one line, with the line of the file it passed."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == file and frame.lineno is not None
+    ]
+    location = f" in line {lines[-1]}" if lines else ""
+    return f"{type(error).__name__}{location}: {one_line(error)}"
 
 
 def _most_often(dropped: Sequence[JsonObject]) -> str:
