@@ -79,7 +79,11 @@ def _of_bytes(words: Iterable[str], *, use_words: bool) -> Tokenizer:
 
 
 def _of_words(texts: Iterable[str], size: int) -> Tokenizer:
-    """Return a tokenizer of the most frequent words; other words are written in bytes."""
+    """Return a tokenizer of the most frequent words; other words are written in bytes.
+
+    So are words that occur once: bytes that training never saw would make every unknown word of
+    later texts improbable beyond measure.
+    """
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     counts = Counter[str]()
     for text in texts:
@@ -88,7 +92,8 @@ def _of_words(texts: Iterable[str], size: int) -> Tokenizer:
     num_others = len(SPECIAL) + len(pre_tokenizers.ByteLevel.alphabet())
     # Of equally frequent words the order of the alphabet decides: texts come in any order.
     by_frequency = sorted(counts, key=lambda word: (-counts[word], word))
-    words = [word for word in by_frequency if len(word) > 1][: size - num_others]
+    words = [word for word in by_frequency if len(word) > 1 and counts[word] > 1]
+    words = words[: size - num_others]
     return _of_bytes(words, use_words=True)
 
 

@@ -32,6 +32,15 @@ def test_every_text_comes_back_as_it_was(name: str, text: str) -> None:
     assert tokenizer.unk_token_id not in ids
 
 
+def test_words_that_occur_once_are_written_in_bytes_so_that_bytes_are_trained() -> None:
+    texts = ["one fish two fish", "red fish blue fish", "my two bluebottles"]
+    tokenizer = make_scratch(Scratch(tokenizer="word", vocabulary=4096), texts)[1]
+    assert len(tokenizer.tokenize(" two fish")) == 2
+    assert len(tokenizer.tokenize(" bluebottles")) == len(" bluebottles")
+    for text in (*texts, "a word that nobody knows"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
 def test_a_trained_tokenizer_has_the_words_of_the_text_and_no_more_tokens_than_asked_for() -> None:
     for name in ("word", "bpe"):
         tokenizer = tokenizer_of(tokenizer=name, vocabulary=300)
