@@ -30,12 +30,12 @@ def without_passwords(text: str) -> str:
     return _PASSWORDS.sub("***", text)
 
 
-def print_bug(
+def text_of_bug(
     kind: type[BaseException], error: BaseException, frames: TracebackType | None
-) -> None:
-    """Print a traceback without the passwords of addresses; for `sys.excepthook`."""
+) -> str:
+    """Return a traceback without the passwords of addresses."""
     text = "".join(traceback.format_exception(kind, error, frames))
-    print(without_passwords(text), end="", file=sys.stderr, flush=True)
+    return without_passwords(text).rstrip("\n")
 
 
 class RatchetError(Exception):

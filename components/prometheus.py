@@ -2,6 +2,7 @@
 
 A courtesy, as the webhook is: nothing is exported unless RATCHET_METRICS_FOLDER or
 PROMETHEUS_PUSHGATEWAY_URL is set, and a failure costs a line of the log and PATIENCE_SECONDS.
+OpenTelemetry gets the same figures where its variables are set (`components.otlp`).
 """
 
 from __future__ import annotations
@@ -16,38 +17,24 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.errors import one_line
+from components import otlp
+from components.errors import RatchetError, one_line
+from components.gauges import Gauge as Gauge
+from components.gauges import Sample as Sample
+from components.run_trace import run_spans
 from components.runtime.context import Context
+from components.runtime.log_lines import LogSubject
 from components.storage import keys
 
 FOLDER_VARIABLE = "RATCHET_METRICS_FOLDER"
 GATEWAY_VARIABLE = "PROMETHEUS_PUSHGATEWAY_URL"
+LAST_SOURCE = "report"
+"""Its figures are those of the whole run, whose trace goes with them."""
 PATIENCE_SECONDS = 5.0
 """Longest time that a step waits for a Pushgateway."""
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One value of a metric."""
-
-    value: float
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """Labels beside those of the campaign and the run."""
-
-
-@dataclass(frozen=True)
-class Gauge:
-    """One metric of a run, whose value may rise and fall."""
-
-    name: str
-    """`ratchet_` and what it is, with its unit (`_seconds`, `_bytes`) where it has one."""
-    meaning: str
-    """One line."""
-    samples: tuple[Sample, ...]
 
 
 def export_metrics(
@@ -67,10 +54,13 @@ def export_metrics(
             replaced, those of other steps stay.
         measure: Returns the metrics; called if they go anywhere.
     """
+    # The report, which is no attempt at a task, says nowhere else what its lines are about.
+    context.progress.know(LogSubject(run=run_id, step=source, task=source))
     environment = context.environment
     folder = environment.get(FOLDER_VARIABLE, "").strip()
     gateway = environment.get(GATEWAY_VARIABLE, "").strip()
-    gauges = measure() if folder or gateway else ()
+    collector = otlp.endpoint_variable(environment, "metrics")
+    gauges = measure() if folder or gateway or collector else ()
     problems: dict[str, str] = {}
     if folder:
         text = exposition(gauges, {"campaign": campaign, "run": run_id})
@@ -80,9 +70,25 @@ def export_metrics(
         # The gateway adds the labels of the group to each sample.
         path = _group_path({"campaign": campaign, "run": run_id})
         problems[GATEWAY_VARIABLE] = _pushed_in_time(gateway, path, exposition(gauges, {}))
+    if collector:
+        problems[collector] = otlp.send_gauges(gauges, {"campaign": campaign, "run": run_id})
     for variable, problem in problems.items():
         if problem:
             context.progress.warn(f"metrics of {run_id} did not get to {variable}: {problem}")
+    trace_variable = otlp.endpoint_variable(environment, "traces")
+    if trace_variable and source == LAST_SOURCE:
+        problem = _sent_trace(context, run_id, gauges or measure())
+        if problem:
+            context.progress.warn(f"trace of {run_id} did not get to {trace_variable}: {problem}")
+
+
+def _sent_trace(context: Context, run_id: str, gauges: Sequence[Gauge]) -> str:
+    """Send the trace of a run, and return what went wrong."""
+    try:
+        spans = run_spans(context, run_id, gauges)
+    except RatchetError as error:
+        return one_line(error)
+    return otlp.send_trace(run_id, spans) if spans else ""
 
 
 def exposition(gauges: Sequence[Gauge], labels: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ STEPS = {
     "train": ("prepare", "train"),
 }
 UNWANTED = ("cc", "gcc", "g++", "clang", "make", "ld", "ssh", "sshd", "sudo", "curl", "wget")
-OPTIONAL = frozenset({"components", "vllm", "reasoning_gym"})
+OPTIONAL = frozenset({"components", "vllm", "reasoning_gym", "opentelemetry"})
 """Packages that some images do without, and ours, which are imported anyway."""
 FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/venv/bin"
 CACHES = (

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from components.errors import Corrupt, RatchetError, Transient, without_passwords
 from components.runtime.context import Context
+from components.runtime.log_lines import LogSubject
 from components.storage import keys
 from components.storage.folder import full_disk_errors
 
@@ -138,7 +139,8 @@ def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
         host=platform.node() or "unknown",
     )
     attempt._write = lambda record: _record(context, task, record, tolerated=())
-    context.progress.begin(task.name)
+    subject = LogSubject(run=task.run_id, round=task.round, step=step, task=task.name)
+    context.progress.begin(subject)
     # A store that cannot be used is found here, before the work; one that fails for now may be back
     # after it.
     _record(context, task, attempt, tolerated=Transient)

@@ -11,6 +11,7 @@ from components.contracts.summaries import StartSummary
 from components.errors import Corrupt, UserError
 from components.runtime.attempts import Task
 from components.runtime.context import Context
+from components.runtime.log_lines import LogSubject
 from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary, ref_of_uri
 from components.sandbox.code_bundles import register
 
@@ -100,6 +101,8 @@ def load_campaign(context: Context, uri: str) -> Campaign:
         state_steps = " or ".join(STATE_STEPS)
         raise Corrupt(f"{uri} is a {receipt.step} receipt; a state is a receipt of {state_steps}")
     state = read_state(context, receipt)
+    # What goes wrong from here on is logged as the run's.
+    context.progress.know(LogSubject(run=state.run_id, round=state.next_round))
     # A start receipt cannot name itself: its digest would have to be in its own state.
     start = read_receipt(context, state.start) if state.start is not None else receipt
     prepared = read_receipt(context, state.prepared)

@@ -96,10 +96,17 @@ class SteadyClock:
         return self._offset + self._steady()
 
 
-def make_context(store_uri: str, environment: Mapping[str, str]) -> Context:
+def make_context(
+    store_uri: str, environment: Mapping[str, str], progress: Progress | None = None
+) -> Context:
     """Return the surroundings of a real process.
 
     The cache is RATCHET_CACHE, else a folder of this user in the temporary one.
+
+    Args:
+        store_uri: Root of the store.
+        environment: The variables of the process.
+        progress: Of the step; None: a new one by the variables.
     """
     default_cache = f"{tempfile.gettempdir()}/ratchet-cache-{os.getuid()}"
     cache = Path(environment.get("RATCHET_CACHE", default_cache))
@@ -110,7 +117,7 @@ def make_context(store_uri: str, environment: Mapping[str, str]) -> Context:
         clock=SteadyClock(),
         started=_process_start(),
         environment=environment,
-        progress=Progress.from_environment(environment),
+        progress=progress or Progress.from_environment(environment),
     )
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Protocol
 
 from components.contracts.summaries import StartSummary
-from components.errors import Corrupt, RatchetError, print_bug
+from components.errors import Corrupt, RatchetError, text_of_bug
 from components.runtime.context import Context, make_context
+from components.runtime.progress import Progress
 from components.runtime.receipts import (
     Receipt,
     fetch,
@@ -43,15 +44,17 @@ def step_context(store_or_state: str) -> Iterator[Context]:
     An expected failure inside ends the process with one line and the failure's exit status;
     anything else keeps its traceback.
     """
-    sys.excepthook = print_bug
+    progress = Progress()
+    sys.excepthook = lambda *bug: progress.say(text_of_bug(*bug), "ERROR")
     # On a cluster KFP's launcher turns every failing status into 1; the line tells them apart.
     try:
+        progress = Progress.from_environment(os.environ)
         is_receipt = "/steps/" in store_or_state and store_or_state.endswith(".json")
         root = split_receipt_uri(store_or_state)[0] if is_receipt else store_or_state
         with full_disk_errors(Path.cwd()):
-            yield make_context(root, os.environ)
+            yield make_context(root, os.environ, progress)
     except RatchetError as error:
-        print(f"error ({type(error).__name__}): {error}", file=sys.stderr, flush=True)
+        progress.say(f"error ({type(error).__name__}): {error}", "ERROR")
         raise SystemExit(error.exit_code) from None
 
 

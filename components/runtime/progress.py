@@ -6,10 +6,17 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.errors import without_passwords
+from components.runtime.log_lines import (
+    Level,
+    LogFormat,
+    LogSubject,
+    format_from,
+    json_line,
+)
 
 NOTE = -1.0
 """Percentage in the line of a note."""
@@ -28,18 +35,34 @@ class Progress:
     file: Path | None = None
     """The file that RATCHET_PROGRESS names."""
     task: str = ""
+    log_format: LogFormat = "text"
+    subject: LogSubject = field(default_factory=LogSubject)
+    """What the lines on standard error are about, as far as it is known."""
     _written_at: float = 0.0
     """Time of the last update, by the monotonic clock."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Progress:
-        """Return a progress that reports to the file named by RATCHET_PROGRESS, if it is set."""
-        path = environment.get("RATCHET_PROGRESS", "")
-        return cls(file=Path(path) if path else None)
+        """Return a progress that reports to the file named by RATCHET_PROGRESS, if it is set.
 
-    def begin(self, task: str) -> None:
-        """Name the task that the following lines belong to."""
-        self.task = task
+        Raises UserError if RATCHET_LOG_FORMAT names no format.
+        """
+        path = environment.get("RATCHET_PROGRESS", "")
+        return cls(file=Path(path) if path else None, log_format=format_from(environment))
+
+    def know(self, subject: LogSubject) -> None:
+        """Say what the lines before `begin` belong to, unless that is known."""
+        if self.subject.run:
+            return
+        self.subject = subject
+        # Whoever stamps the lines of libraries, which may wait for this, learns it from a line.
+        if self.log_format == "json":
+            self.say(f"of run {subject.run}", "DEBUG")
+
+    def begin(self, subject: LogSubject) -> None:
+        """Say which task the following lines belong to."""
+        self.subject = subject
+        self.task = subject.task
         self._emit(0.0, 0.0, "started")
 
     def update(
@@ -75,8 +98,10 @@ class Progress:
             text,
             f"{tokens_per_second:,.0f} tokens/s" if tokens_per_second else "",
         ]
-        # Standard error: the URI of the receipt is alone on standard output, for scripts.
-        print(" · ".join(piece for piece in pieces if piece), file=sys.stderr, flush=True)
+        self.say(
+            " · ".join(piece for piece in pieces if piece),
+            "WARNING" if percent == WARNING else "INFO",
+        )
         if self.file is None:
             return
         try:
@@ -85,5 +110,12 @@ class Progress:
                 stream.write(json.dumps(line) + "\n")
         except OSError as error:
             # A training of hours does not end because nobody can follow it.
-            print(f"no further progress is shown: {self.file}: {error}", file=sys.stderr)
+            self.say(f"no further progress is shown: {self.file}: {error}", "WARNING")
             self.file = None
+
+    def say(self, message: str, level: Level) -> None:
+        """Write to the log alone, in its format."""
+        if self.log_format == "json":
+            message = json_line(message, level, self.subject, time.time())
+        # Standard error: the URI of the receipt is alone on standard output, for scripts.
+        print(message, file=sys.stderr, flush=True)

@@ -5,6 +5,9 @@ KFP's launcher turns every failing status into 1, and Argo's stock policy (OnErr
 again only if the pod itself was deleted. Each try goes on from the last checkpoint or shard, and
 leaves an attempt record, so the report counts them.
 
+Where nobody sits at a terminal, and RATCHET_LOG_FORMAT does not say `text`, it reads the step's
+output and writes each line on as JSON, with the run, the round and the step.
+
 The standard library alone is imported here: the parent stays small while the step fills the
 container's memory.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import os
 import signal
 import subprocess
@@ -25,6 +29,15 @@ from types import FrameType
 
 from components.errors import Transient, UserError
 from components.retry import pauses
+from components.runtime.log_lines import (
+    FORMAT_VARIABLE,
+    LineStamper,
+    LogFormat,
+    LogSubject,
+    format_from,
+    json_line,
+)
+from components.runtime.stamped_output import StepOutput, stamped_output
 
 MODULE = "components.runtime.supervisor"
 FIRST_PAUSE_SECONDS = 10.0
@@ -102,9 +115,19 @@ class RetryRule:
 class Supervisor:
     """Runs one command until it succeeds, fails for good, or the container is told to end."""
 
-    def __init__(self, command: list[str], rule: RetryRule) -> None:
+    def __init__(
+        self, command: list[str], rule: RetryRule, stamper: LineStamper | None = None
+    ) -> None:
+        """Take what to run.
+
+        Args:
+            command: With its arguments.
+            rule: Decides on further tries.
+            stamper: Gives the lines of its output their form; None: they stay as they are.
+        """
         self._command = command
         self._rule = rule
+        self._stamper = stamper
         self._process: subprocess.Popen[bytes] | None = None
         self._end_signal = 0
 
@@ -126,17 +149,32 @@ class Supervisor:
             ending = f"try {num_tries} ended with {_described(status)} after {seconds:.0f} s"
             if pause is None:
                 if num_tries > 1:
-                    _say(f"{ending}; there is no further one")
+                    self._say(f"{ending}; there is no further one")
                 return status
-            _say(f"{ending}; the next one begins in {pause:.0f} s")
+            self._say(f"{ending}; the next one begins in {pause:.0f} s")
             self._wait(pause)
             if self._end_signal:
                 return _SHELL_SIGNAL_BASE + self._end_signal
 
     def _try_once(self) -> int:
+        if self._stamper is None:
+            return self._run_command(None)
+        with stamped_output(self._stamper) as output:
+            return self._run_command(output)
+
+    def _run_command(self, output: StepOutput | None) -> int:
         # In a group of its own, so that a signal reaches it once: Argo's executor sends SIGTERM to
         # the whole group of the container's command, which this process is part of.
-        self._process = subprocess.Popen(self._command, process_group=0)
+        if output is None:
+            self._process = subprocess.Popen(self._command, process_group=0)
+        else:
+            self._process = subprocess.Popen(
+                self._command,
+                process_group=0,
+                stdout=output.stdout,
+                stderr=output.stderr,
+                env={**os.environ, FORMAT_VARIABLE: "json"},
+            )
         if self._end_signal:
             # It came between the last look and the start.
             os.killpg(self._process.pid, self._end_signal)
@@ -153,6 +191,12 @@ class Supervisor:
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):  # it has just ended
                 os.killpg(self._process.pid, number)
+
+    def _say(self, text: str) -> None:
+        line = f"supervisor: {text}"
+        if self._stamper is not None:
+            line = json_line(line, "WARNING", self._stamper.subject, time.time())
+        print(line, file=sys.stderr, flush=True)
 
     @staticmethod
     def _wait_for_end(process: subprocess.Popen[bytes]) -> int:
@@ -210,8 +254,17 @@ def _described(status: int) -> str:
     return f"status {status}"
 
 
-def _say(text: str) -> None:
-    print(f"supervisor: {text}", file=sys.stderr, flush=True)
+def _stamper_for(command: Sequence[str]) -> LineStamper | None:
+    """Return what gives a command's lines their form; None where they stay as they are.
+
+    Raises UserError if RATCHET_LOG_FORMAT names no format.
+    """
+    default: LogFormat = "text" if sys.stderr.isatty() else "json"
+    if format_from(os.environ, default) == "text":
+        return None
+    # KFP's executor gets the name of the component, which is that of the step.
+    named = dict(itertools.pairwise(command))
+    return LineStamper(LogSubject(step=named.get("--function_to_execute", "")))
 
 
 def main() -> None:
@@ -232,7 +285,11 @@ def main() -> None:
     deadline = time.monotonic() + 3600 * arguments.hours
     rule = RetryRule(deadline, arguments.first_pause)
     try:
-        status = Supervisor(arguments.command, rule).run()
+        stamper = _stamper_for(arguments.command)
+        status = Supervisor(arguments.command, rule, stamper).run()
+    except UserError as error:
+        print(f"error (UserError): {error}", file=sys.stderr)
+        status = error.exit_code
     except FileNotFoundError as error:
         print(f"error (UserError): {error.filename} does not exist", file=sys.stderr)
         status = UserError.exit_code

@@ -54,9 +54,10 @@ def test_a_run_that_has_no_room_says_so_in_one_line(
 def test_a_full_folder_of_progress_ends_no_step(tmp_path: Path) -> None:
     program = (
         "from pathlib import Path\n"
+        "from components.runtime.log_lines import LogSubject\n"
         "from components.runtime.progress import Progress\n"
         "progress = Progress(file=Path('/dev/full'))\n"
-        "progress.begin('train-r1')\n"
+        "progress.begin(LogSubject('demo-1', 1, 'train', 'train-r1'))\n"
         "progress.note('goes on')\n"
     )
     done = subprocess.run(

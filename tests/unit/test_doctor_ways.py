@@ -61,6 +61,7 @@ PROXY = {"HTTPS_PROXY": "http://10.1.2.9:3128", "NO_PROXY": ".svc"}
 OWN_ENDPOINT = {"OPENAI_BASE_URL": "http://vllm.llm:8000/v1"}
 
 GATEWAY = {"PROMETHEUS_PUSHGATEWAY_URL": "http://10.7.0.6:9091"}
+COLLECTOR = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://10.7.0.7:4318"}
 REGISTRY = {"MODEL_REGISTRY_URL": "http://model-registry-service.kubeflow:8080"}
 TO_MLFLOW = ("announce={to: [mlflow]}",)
 TO_REGISTRY = ("announce={to: [model-registry]}",)
@@ -83,6 +84,7 @@ CLOSED: dict[str, tuple[tuple[str, ...], dict[str, str], str, str]] = {
         "publish does not reach mlflow.mlflow:5000",
     ),
     "a Pushgateway": ((), GATEWAY, "the Pushgateway", "10.7.0.6:9091"),
+    "a collector": ((), COLLECTOR, "the OpenTelemetry collector", "10.7.0.7:4318"),
     "S3 of a data centre": ((), STORE_OUTSIDE, "the store", "10.1.2.3:9000"),
     "a proxy": (HUB_MODEL, PROXY, "the hub, by the proxy", "10.1.2.9:3128"),
 }

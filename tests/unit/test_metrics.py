@@ -14,7 +14,8 @@ import yaml
 
 from components import prometheus
 from components.decide.round_metrics import round_gauges
-from components.prometheus import Gauge, Sample, export_metrics, exposition
+from components.gauges import Gauge, Sample
+from components.prometheus import export_metrics, exposition
 from components.report.run_metrics import run_gauges
 from components.report.views import RunView
 from components.runtime.context import Context

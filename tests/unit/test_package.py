@@ -124,10 +124,11 @@ def test_the_wheel_says_its_licence_and_which_python_it_needs(wheel: Path) -> No
 
 def test_users_get_the_libraries_that_are_tested() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    [gym] = project["optional-dependencies"]["gym"]
     text = (ROOT / "docker" / "requirements" / "dev.in").read_text(encoding="utf-8")
-    [tested] = re.findall(r"^reasoning-gym==(\S+)$", text, re.MULTILINE)
-    assert Requirement(gym).specifier.contains(tested)
+    for extra in ("gym", "otel"):
+        [wanted] = map(Requirement, project["optional-dependencies"][extra])
+        [tested] = re.findall(rf"^{wanted.name}==(\S+)$", text, re.MULTILINE)
+        assert wanted.specifier.contains(tested)
     declared = [Requirement(text) for text in project["dependencies"]]
     text = (ROOT / "docker" / "requirements" / "base.in").read_text(encoding="utf-8")
     pins = {

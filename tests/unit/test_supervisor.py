@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from components.cli.package.package_file import Package
+from components.runtime.log_lines import message_of
 from components.runtime.supervisor import (
     LONGEST_PAUSE_SECONDS,
     MAX_DEATHS,
@@ -175,8 +176,9 @@ def decide(state: str):
 """
 
 
+@pytest.mark.parametrize("log_format", ["json", "text", ""])
 def test_the_log_of_a_steps_pod_begins_and_ends_with_our_lines(
-    package: Package, tmp_path: Path
+    package: Package, tmp_path: Path, log_format: str
 ) -> None:
     """By the very command of the compiled package, with another step in its component."""
     *command, _ = package.executors["exec-decide-r0"]["container"]["command"]
@@ -186,10 +188,17 @@ def test_the_log_of_a_steps_pod_begins_and_ends_with_our_lines(
     bin_folder = Path(sys.executable).parent
     done = subprocess.run(
         [*command, QUIET_STEP, *arguments, "--function_to_execute", "decide"],
-        env={"PATH": f"{bin_folder}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)},
+        env={
+            "PATH": f"{bin_folder}:{os.environ['PATH']}",
+            "TMPDIR": str(tmp_path),
+            "RATCHET_LOG_FORMAT": log_format,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=True,
     )
-    assert sorted(done.stdout.splitlines()) == ["WARNING a library: a reason", "our line s"]
+    lines = done.stdout.splitlines()
+    assert sorted(map(message_of, lines)) == ["WARNING a library: a reason", "our line s"]
+    if log_format != "text":
+        assert {json.loads(line)["step"] for line in lines} == {"decide"}

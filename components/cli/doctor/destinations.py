@@ -12,6 +12,7 @@ from components.cli.package.profiles import Profile, Step
 from components.contracts.recipe import Recipe
 from components.contracts.recipe.announce import Platform
 from components.errors import UserError
+from components.otlp import ENDPOINT_VARIABLES
 
 _HUB = "https://huggingface.co"
 _OPENAI = "https://api.openai.com"
@@ -79,6 +80,12 @@ def destinations(
         steps: tuple[Step, ...] = ("decide", "report")
         pushgateway = Destination("the Pushgateway", "PROMETHEUS_PUSHGATEWAY_URL", gateway, steps)
         yield _by_proxy(pushgateway, environment)
+    collectors = {
+        environment[name]: name for name in reversed(ENDPOINT_VARIABLES) if environment.get(name)
+    }
+    for url, name in collectors.items():
+        collector = Destination("the OpenTelemetry collector", name, url, ("decide", "report"))
+        yield _by_proxy(collector, environment)
     if recipe is not None:
         for destination in _of_recipe(recipe, environment):
             yield _by_proxy(destination, environment)
@@ -86,7 +93,7 @@ def destinations(
 
 def addresses_in_secrets(recipe: Recipe | None, profile: Profile) -> Iterator[tuple[str, str]]:
     """Yield (variable, Secret) of addresses that cannot be looked at: no Secret is read."""
-    variables = {"MLFLOW_TRACKING_URI", "PROMETHEUS_PUSHGATEWAY_URL"}
+    variables = {"MLFLOW_TRACKING_URI", "PROMETHEUS_PUSHGATEWAY_URL", *ENDPOINT_VARIABLES}
     if recipe is not None and recipe.announce is not None:
         variables.add("MODEL_REGISTRY_URL")
     if recipe is not None and recipe.notify is not None:

@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
@@ -25,6 +25,8 @@ from components.cli.local.docker_runner import ContainerTasks
 from components.cli.local.local_campaign import LocalCampaign
 from components.cli.local.task_handler import serve_tasks
 from components.cli.local.task_server import inherited_or_new_server
+from components.runtime.log_lines import LineStamper, LogSubject, format_from
+from components.runtime.stamped_output import stamped_output
 
 if TYPE_CHECKING:
     from kfp.local import DockerRunner, SubprocessRunner
@@ -94,7 +96,9 @@ def carry_out(
         parent: Id of the process that started this one and its group; without it both end.
     """
     _end_with_parent(parent)
-    with tasks_file.open("a", encoding="utf-8") as events:
+    is_json = format_from(os.environ) == "json"
+    log = json_log(campaign.recipe.run_id) if is_json else nullcontext()
+    with log, tasks_file.open("a", encoding="utf-8") as events:
         try:
             with _runner(campaign, folder) as runner:
                 _run_pipeline(build, campaign, runner, folder, events)
@@ -103,6 +107,23 @@ def carry_out(
             print(_COLOUR.sub("", str(error)), flush=True)
             return 1
     return 0
+
+
+@contextmanager
+def json_log(run_id: str) -> Iterator[None]:
+    """Give all that this process and its children write in the block the form of JSON lines."""
+    # The descriptors: kfp.local prints, and the server of tasks is a process.
+    stamper = LineStamper(LogSubject(run=run_id), follows=False)
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w") as log, stamped_output(stamper, log, log) as output:
+        os.dup2(output.stdout, 1)
+        os.dup2(output.stderr, 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
 
 
 def _run_pipeline(

@@ -8,13 +8,15 @@ environment is listed in PASSED_VARIABLES.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import re
 import signal
 import sys
 import threading
+import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from components.cli.package.profiles import STEPS
 from components.cli.source_tree import IMAGES_FILE
 from components.errors import UserError
 from components.runtime.code_digest import code_digest
+from components.runtime.log_lines import LineSplitter, LineStamper, LogSubject, format_from
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -59,6 +62,7 @@ PASSED_VARIABLES = (
     "AWS_ENDPOINT_URL_S3",
     "RATCHET_S3_REQUEST_CHECKSUM",
     "RATCHET_S3_RESPONSE_CHECKSUM",
+    "RATCHET_LOG_FORMAT",
     "RATCHET_PROGRESS",
     "RATCHET_SIDE_BY_SIDE",
     "OMP_NUM_THREADS",
@@ -227,15 +231,14 @@ class ContainerTasks:
         """
         import docker
 
+        stamper = _stamper_for(command, arguments.get("environment") or {})
         container = client.containers.create(image, command, volumes=volumes, **arguments)
         try:
             with self._starting:
                 if self._stopping:
                     return STOPPED_STATUS
                 container.start()
-            for piece in container.logs(stream=True, follow=True):
-                sys.stdout.write(piece.decode(errors="replace"))
-                sys.stdout.flush()
+            _write_log(container.logs(stream=True, follow=True), stamper)
             status = int(container.wait()["StatusCode"])
             container.reload()
             state = container.attrs["State"]
@@ -249,6 +252,7 @@ class ContainerTasks:
         if status and state.get("OOMKilled"):
             _report_error(
                 command,
+                stamper,
                 "UserError",
                 f"its container went over its memory of {arguments['mem_limit']} and was killed; "
                 "give it more by --memory, or lower train.micro_batch_size, generate.batch_size or "
@@ -258,6 +262,7 @@ class ContainerTasks:
         if status == KILLED_STATUS:
             _report_error(
                 command,
+                stamper,
                 "Transient",
                 "its container was killed from outside; the same command again goes on",
             )
@@ -270,12 +275,37 @@ class ContainerTasks:
             end_containers(self._run_id)
 
 
-def _report_error(command: list[str], kind: str, text: str) -> None:
+def _step_of(command: list[str]) -> str:
+    """Return the step that a command carries out; empty if it does not say."""
+    if "--function_to_execute" not in command:
+        return ""
+    return command[command.index("--function_to_execute") + 1]
+
+
+def _stamper_for(command: list[str], environment: Mapping[str, str]) -> LineStamper | None:
+    """Return what gives a container's lines their form; None where they are text."""
+    is_json = format_from(environment) == "json"
+    return LineStamper(LogSubject(step=_step_of(command))) if is_json else None
+
+
+def _write_log(pieces: Iterable[bytes], stamper: LineStamper | None) -> None:
+    """Write what a container says to standard output, as it comes."""
+    if stamper is None:
+        for piece in pieces:
+            sys.stdout.write(piece.decode(errors="replace"))
+            sys.stdout.flush()
+        return
+    splitter = LineSplitter()
+    # A last line without an end is one too.
+    for piece in itertools.chain(pieces, [b"\n"]):
+        for line in filter(str.strip, splitter.add(piece)):
+            print(stamper.stamp(line, time.time()), flush=True)
+
+
+def _report_error(command: list[str], stamper: LineStamper | None, kind: str, text: str) -> None:
     """Print a line in the form that steps give their own errors."""
-    step = "a task"
-    if "--function_to_execute" in command:
-        step = command[command.index("--function_to_execute") + 1]
-    print(f"error ({kind}): {step}: {text}", flush=True)
+    line = f"error ({kind}): {_step_of(command) or 'a task'}: {text}"
+    print(line if stamper is None else stamper.stamp(line, time.time()), flush=True)
 
 
 def end_containers(run_id: str, patience: int = STOP_SECONDS) -> None:

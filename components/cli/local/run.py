@@ -41,6 +41,7 @@ from components.report.runs import load_run
 from components.report.views import RunView, TaskView
 from components.runtime.attempts import next_sequence
 from components.runtime.context import Context, make_context
+from components.runtime.log_lines import format_from, message_of
 from components.storage import keys
 from components.storage.folder import free_room, has_no_room
 from components.storage.store import open_store, probe
@@ -122,6 +123,7 @@ def run_campaign(
         Transient: The store does not answer; nothing has run.
         Stopped: The child was stopped by a signal.
     """
+    format_from(environment)  # One that is unknown ends every task.
     root = keys.canonical_root(campaign.store)
     campaign = dataclasses.replace(campaign, store=root)
     _check_surroundings(campaign, environment)
@@ -335,7 +337,8 @@ def _failure(failed: list[TaskView], log: Path, status: int) -> tuple[str, int]:
         log: Output of the child process.
         status: Its exit status.
     """
-    log_text = log.read_text(encoding="utf-8", errors="replace")
+    log_lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    log_text = "\n".join(map(message_of, log_lines))
     kind, reason = "", ""
     if failed:
         kind = failed[0].last.error_kind

@@ -7,11 +7,13 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from components.cli.local.task_server import HANDED_ON, ServerEnded, TaskRequest, TaskServer
 from components.errors import RatchetError
+from components.runtime.log_lines import LineStamper, LogSubject, format_from, message_of
 from components.runtime.supervisor import unsupervised
 
 if TYPE_CHECKING:
@@ -69,7 +71,8 @@ class ServedTask:
             environment=environment,
             folder=os.getcwd(),
         )
-        output = _Output()
+        is_json = format_from(environment) == "json"
+        output = _Output(LineStamper(LogSubject(step=self._name)) if is_json else None)
         try:
             exit_status = self._server.run(request, output.line)
         except ServerEnded as error:
@@ -90,15 +93,23 @@ class ServedTask:
 class _Output:
     """Writes a task's lines to standard output, and remembers a line with a failure's reason."""
 
-    def __init__(self) -> None:
+    def __init__(self, stamper: LineStamper | None) -> None:
+        """Take what gives lines their form; None: they stay as they are, set off."""
+        self._stamper = stamper
         self.has_reason = False
         self._last_line = ""
 
     def line(self, text: str) -> None:
         """Write one line."""
-        self.has_reason = self.has_reason or ERROR_LINE.match(text) is not None
-        self._last_line = text.strip() or self._last_line
-        sys.stdout.write(f"{_INDENT}{text}\n")
+        message = message_of(text)
+        self.has_reason = self.has_reason or ERROR_LINE.match(message) is not None
+        # That of a traceback is its error.
+        self._last_line = message.strip().rpartition("\n")[2] or self._last_line
+        if self._stamper is None:
+            sys.stdout.write(f"{_INDENT}{text}\n")
+        elif text.strip():
+            stamped = self._stamper.stamp(text, time.time())
+            sys.stdout.write(f"{stamped}\n")
         sys.stdout.flush()
 
     def describe_end(self, exit_status: int) -> str:

@@ -37,6 +37,7 @@ from pathlib import Path
 
 from components.cli.source_tree import SOURCE_TREE
 from components.errors import RatchetError, UserError
+from components.runtime.log_lines import LineSplitter
 
 # A task that is asked to end may work on for so long; less than the `run` verb waits for all.
 TASK_PATIENCE_SECONDS = 8.0
@@ -44,7 +45,6 @@ TASK_PATIENCE_SECONDS = 8.0
 # After the end of a task its output is read until nothing comes for so long. A process that left
 # the task's group may hold the pipe open for ever.
 OUTPUT_SECONDS = 1.0
-MAX_LINE_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 16
 
 SERVER_COMMAND = (sys.executable, "-m", "components.cli.local.task_monitor")
@@ -204,7 +204,7 @@ def _forward_output(
     output: int, connection: socket.socket, on_line: Callable[[str], None]
 ) -> bytes:
     """Hand a task's lines on until its monitor answers or is gone; return the answer."""
-    splitter = _LineSplitter(on_line)
+    splitter = LineSplitter()
     sources: list[int | socket.socket] = [output, connection]
     answer = b""
     while True:
@@ -214,7 +214,8 @@ def _forward_output(
         # Output first: the answer must not overtake the task's last lines.
         if output in ready:
             block = os.read(output, BLOCK_BYTES)
-            splitter.add(block)
+            for line in splitter.add(block):
+                on_line(line)
             if not block:
                 sources.remove(output)
         elif connection in ready:
@@ -223,30 +224,6 @@ def _forward_output(
             if not piece or piece.endswith(b"\n"):
                 sources.remove(connection)
         if not sources or (task_ended and not ready):
-            splitter.end()
+            for line in splitter.end():
+                on_line(line)
             return answer
-
-
-class _LineSplitter:
-    """Cuts a stream of bytes into lines of text."""
-
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        self._on_line = on_line
-        self._unfinished = b""
-
-    def add(self, block: bytes) -> None:
-        """Take the next bytes. A progress bar's carriage return ends a line too."""
-        data = (self._unfinished + block).replace(b"\r", b"\n")
-        *lines, self._unfinished = data.split(b"\n")
-        # A task that writes without line ends must not fill this process's memory.
-        if len(self._unfinished) > MAX_LINE_BYTES:
-            lines.append(self._unfinished)
-            self._unfinished = b""
-        for line in lines:
-            self._on_line(line.decode(errors="replace"))
-
-    def end(self) -> None:
-        """Take what stands after the last line end as a line."""
-        if self._unfinished:
-            self._on_line(self._unfinished.decode(errors="replace"))
-            self._unfinished = b""
