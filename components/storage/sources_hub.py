@@ -8,10 +8,15 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.errors import Transient, UserError, first_line
 from components.retry import Backoff, Patience
+
+if TYPE_CHECKING:
+    import httpx2
 
 HUB_PATIENCE = Patience(longest_pause_seconds=8.0, give_up_seconds=30.0)
 """As long as the client itself asks for a file; for the list of a folder's files it asks once."""
@@ -107,6 +112,7 @@ def _fetched(uri: str, download: Callable[[], str], patience: Patience) -> str:
     import httpx2
     from huggingface_hub import errors
 
+    _bound_silence(patience)
     backoff = Backoff(patience)
     while True:
         try:
@@ -125,6 +131,45 @@ def _fetched(uri: str, download: Callable[[], str], patience: Patience) -> str:
                 raise _refused(uri, error) from None
             if not backoff.wait():
                 raise _unreachable(uri, causes) from None
+
+
+@dataclass(frozen=True)
+class _BoundedSilence:
+    """Hook of an HTTP client: no request waits longer for its server."""
+
+    patience: Patience
+
+    def __call__(self, request: httpx2.Request) -> None:
+        """Give a request that has no bounds ours."""
+        seconds = self.patience.answer_seconds
+        bounds = {
+            "connect": self.patience.connect_seconds,
+            "read": seconds,
+            "write": seconds,
+            "pool": seconds,
+        }
+        own = request.extensions.get("timeout", {})
+        given = {name: value for name, value in own.items() if value is not None}
+        request.extensions = {**request.extensions, "timeout": {**bounds, **given}}
+
+
+def _bound_silence(patience: Patience) -> None:
+    """Have the client of this process wait so long for a silent hub, and no longer."""
+    # It asks for the list of a folder's files without any bound, whatever a client's own is.
+    import httpx2
+    import huggingface_hub
+
+    hooks = [
+        hook
+        for hook in huggingface_hub.get_session().event_hooks["request"]
+        if not isinstance(hook, _BoundedSilence)
+    ]
+    hooks.append(_BoundedSilence(patience))
+
+    def new_client() -> httpx2.Client:
+        return httpx2.Client(event_hooks={"request": hooks}, follow_redirects=True, timeout=None)
+
+    huggingface_hub.set_client_factory(new_client)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -3,6 +3,7 @@ refuses is."""
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from components.retry import Patience
 from components.storage.sources import FOLDER_SUFFIXES, local_folder, split_source
 from components.storage.sources_hub import hf_file, hf_folder
 from tests.doubles.hub import TOKEN, Hub
+from tests.doubles.network import Answering
+from tests.doubles.served import Served
 
 MODEL = "org/name@v1"
 URI = f"hf://{MODEL}"
@@ -72,6 +75,56 @@ def file_from(endpoint: str, cache: Path) -> Path:
     return hf_file(f"{URI}/rows.jsonl", f"{MODEL}/rows.jsonl", settings(endpoint, cache), ONCE)
 
 
+class Repository(Served):
+    """A hub with one file, `config.json`, in one repository; its first answers are 503."""
+
+    COMMIT = "a" * 40
+    CONTENT = b'{"model_type": "llama"}'
+
+    def __init__(self, num_failures: int) -> None:
+        self.failures_left = num_failures
+        self.serve(self._handler())
+
+    def _handler(self) -> type[Answering]:
+        repository = self
+
+        class Handler(Answering):
+            def _serve(self) -> None:
+                if repository.failures_left:
+                    repository.failures_left -= 1
+                    self.answer(503, {"error": "told to"})
+                elif "/resolve/" in self.path:
+                    headers = {"ETag": '"e"', "X_Repo_Commit": repository.COMMIT}
+                    self.answer(200, repository.CONTENT, **headers)
+                elif "/tree/" in self.path:
+                    size = len(repository.CONTENT)
+                    file = {"type": "file", "path": "config.json", "size": size, "oid": "e"}
+                    self.answer(200, json.dumps([file]).encode())
+                else:
+                    siblings = [{"rfilename": "config.json"}]
+                    document = {"id": "org/name", "sha": repository.COMMIT, "siblings": siblings}
+                    self.answer(200, document)
+
+            do_GET = do_HEAD = _serve
+
+        return Handler
+
+
+def test_what_a_hub_has_is_fetched_once_it_answers(tmp_path: Path) -> None:
+    server = Repository(num_failures=2)
+    patience = Patience(give_up_seconds=30.0, sleep=lambda seconds: None)
+    try:
+        folder = folder_from(server.endpoint, tmp_path, patience)
+        assert (folder / "config.json").read_bytes() == Repository.CONTENT
+        assert server.failures_left == 0
+        file = hf_file(
+            f"{URI}/config.json", f"{MODEL}/config.json", settings(server.endpoint, tmp_path), ONCE
+        )
+        assert file.read_bytes() == Repository.CONTENT
+    finally:
+        server.close()
+
+
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 529])
 def test_a_hub_that_fails_for_now_may_be_asked_later(hub: Hub, status: int, tmp_path: Path) -> None:
     hub.fail_at = (0, status)
@@ -98,6 +151,15 @@ def test_a_hub_that_is_not_there_may_be_there_later(
         folder_from("http://hub.invalid", tmp_path)
     with pytest.raises(Transient, match=f"{URI}: .*RemoteProtocolError"):
         folder_from(f"http://127.0.0.1:{rude_port}", tmp_path)
+
+
+def test_a_hub_that_says_nothing_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    # Connections are made, and nobody ever answers.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        soon = Patience(give_up_seconds=0.0, answer_seconds=0.1)
+        with pytest.raises(Transient, match=f"{URI}: .*ReadTimeout"):
+            folder_from(f"http://127.0.0.1:{port}", tmp_path, soon)
 
 
 def test_a_file_of_a_hub_that_is_not_there_may_be_there_later(
