@@ -8,9 +8,13 @@ from dataclasses import dataclass
 
 from components.cli.releases import lines_of
 from components.errors import RatchetError, Transient, UserError, first_line
+from components.retry import Patience
 from components.runtime import ledger
 from components.runtime.context import Context
+from components.storage.sources_hub import bound_silence
 
+PATIENCE = Patience(answer_seconds=300.0)
+"""A hub may be silent for so long: it looks at large files before it answers."""
 _REPOSITORY = re.compile(r"hf://([\w-][\w.-]*/[\w-][\w.-]*)")
 
 
@@ -54,6 +58,7 @@ def upload(context: Context, name: str, target: str, *, private: bool = True) ->
     endpoint = context.environment.get("HF_ENDPOINT") or None
     api = huggingface_hub.HfApi(endpoint=endpoint, token=context.environment.get("HF_TOKEN"))
     huggingface_hub.utils.disable_progress_bars()
+    bound_silence(PATIENCE)
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         commit_before = api.repo_info(repository).sha

@@ -112,7 +112,7 @@ def _fetched(uri: str, download: Callable[[], str], patience: Patience) -> str:
     import httpx2
     from huggingface_hub import errors
 
-    _bound_silence(patience)
+    bound_silence(patience)
     backoff = Backoff(patience)
     while True:
         try:
@@ -153,7 +153,7 @@ class _BoundedSilence:
         request.extensions = {**request.extensions, "timeout": {**bounds, **given}}
 
 
-def _bound_silence(patience: Patience) -> None:
+def bound_silence(patience: Patience) -> None:
     """Have the client of this process wait so long for a silent hub, and no longer."""
     # It asks for the list of a folder's files without any bound, whatever a client's own is.
     import httpx2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from components.cli.hub_upload import Uploaded, upload
 from components.contracts.releases import Line
 from components.errors import Corrupt, RatchetError, Transient, UserError
+from components.retry import Patience
 from components.runtime import ledger
 from components.runtime.attempts import Task
 from components.runtime.context import Context
@@ -155,6 +157,21 @@ def test_what_the_hub_refuses_is_told_without_the_token(here: Context, hub: Hub)
         upload(away, NAME, TARGET)
     with pytest.raises(UserError, match="nothing was released under the name 'other'"):
         upload(here, "other", TARGET)
+
+
+def test_a_hub_that_says_nothing_is_not_waited_for_without_end(
+    here: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released(here, 1, model_safetensors="w1")
+    soon = Patience(answer_seconds=0.1)
+    monkeypatch.setattr("components.cli.hub_upload.PATIENCE", soon)
+    # Connections are made, and nobody ever answers.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        environment = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_TOKEN": TOKEN}
+        silent = dataclasses.replace(here, environment=environment)
+        with pytest.raises(Transient, match="ReadTimeout"):
+            upload(silent, NAME, TARGET)
 
 
 def test_a_damaged_release_is_not_sent(here: Context, hub: Hub) -> None:
