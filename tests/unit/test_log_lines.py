@@ -213,6 +213,12 @@ def test_the_last_words_of_a_killed_step_are_not_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+def test_no_line_of_many_is_lost_when_a_step_ends(tmp_path: Path) -> None:
+    done = run_supervised(tmp_path, "print(*range(20_000), sep='\\n')")
+    assert [line["message"] for line in records(done.stdout)] == list(map(str, range(20_000)))
+
+
+@pytest.mark.process
 def test_the_lines_in_a_container_are_text_where_the_variable_says_so(tmp_path: Path) -> None:
     done = run_supervised(tmp_path, STEP, log_format="text")
     assert done.stderr.endswith("error (UserError): row 7 is too long\n")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -255,17 +257,30 @@ def test_a_collector_that_refuses_costs_a_line(
 ) -> None:
     variables.setattr(otlp, "PATIENCE_SECONDS", 0.5)
     server = Collector(status)
+    # KFP's executor has such a handler.
+    handler = logging.StreamHandler(sys.stderr)
+    logging.getLogger().addHandler(handler)
     export_by(variables, context, OTEL_EXPORTER_OTLP_ENDPOINT=server.endpoint)
+    logging.getLogger().removeHandler(handler)
     server.close()
     said = capfd.readouterr().err
     assert len(said.splitlines()) == 1, said
     assert server.headers
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", b"what?"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
+        b"what?",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n",
+    ],
+)
 def test_a_collector_that_does_not_answer_is_given_up_on(
     view: RunView, capfd: pytest.CaptureFixture[str], variables: pytest.MonkeyPatch, answer: bytes
 ) -> None:
+    endless = answer.endswith(b"99\r\n\r\n")
     variables.setattr(otlp, "PATIENCE_SECONDS", 0.4)
     # It takes connections, and never says more than the begin of an answer.
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -277,6 +292,9 @@ def test_a_collector_that_does_not_answer_is_given_up_on(
                     connection, _ = server.accept()
                     connections.append(connection)
                     connection.sendall(answer)
+                    while endless:
+                        connection.sendall(b" ")
+                        time.sleep(0.05)
 
         threading.Thread(target=begin_answer, daemon=True).start()
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
