@@ -25,8 +25,8 @@ class Scratch(Section):
     """Longest sequence in tokens."""
     tokenizer: Literal["byte", "bpe", "word", "character"] | None = None
     """`byte` writes every text; `bpe` and `word` are trained on the labelled rows and write the rest
-    in bytes, `word` also words that occur once; `character` knows its alphabet alone. null: `character` where the rows have no
-    other characters, else `byte`."""
+    in bytes, `word` also words that occur once; `character` knows its alphabet alone. null:
+    `character` where the rows have no other characters, else `byte`."""
     vocabulary: Annotated[int, Field(ge=300)] = 4096
     """Tokens of `bpe` and `word` at most, 260 of them for bytes and special tokens."""
     # The characters of the built-in tasks.
