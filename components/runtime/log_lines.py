@@ -123,11 +123,11 @@ class LineStamper:
         own_subject = _subject_of(fields)
         if own_subject.run and not self._follows:
             return own_line
+        # The step's name is known from its command before it says it itself.
+        step = own_subject.step or self.subject.step
         if own_subject.run:
-            # The step's name is known from its command before it says it itself.
-            step = own_subject.step or self.subject.step
             self.subject = replace(own_subject, step=step)
-        fields.update(asdict(self.subject))
+        fields.update(asdict(replace(self.subject, step=step)))
         return json.dumps(fields, ensure_ascii=False)
 
 

@@ -34,6 +34,9 @@ def test_every_line_of_a_run_is_an_object_that_names_run_round_and_step(tmp_path
     assert rounds["evaluate"] == {-1, 0}
     assert rounds["prepare"] == {0}
     assert rounds["report"] == {None}
+    executor = [line for line in lines if "KFP Executor" in line["message"]]
+    assert executor
+    assert all(line["step"] for line in executor)
     # People see what they always see.
     assert "✓ train-r0" in done.said
 

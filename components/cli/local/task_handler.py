@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from components.cli.local.task_server import HANDED_ON, ServerEnded, TaskRequest, TaskServer
 from components.errors import RatchetError
 from components.runtime.log_lines import LineStamper, LogSubject, format_from, message_of
+from components.runtime.stamped_output import HELD_SECONDS
 from components.runtime.supervisor import unsupervised
 
 if TYPE_CHECKING:
@@ -60,8 +61,6 @@ class ServedTask:
 
     def run(self) -> Status:
         """Carry the task out and return kfp's status. A failure leaves a line with its reason."""
-        from kfp.local import status
-
         environment = {**os.environ, **self._environment}
         # A task has none of this process's descriptors.
         environment.pop(HANDED_ON, None)
@@ -73,6 +72,14 @@ class ServedTask:
         )
         is_json = format_from(environment) == "json"
         output = _Output(LineStamper(LogSubject(step=self._name)) if is_json else None)
+        try:
+            return self._end_of(request, output)
+        finally:
+            output.release()
+
+    def _end_of(self, request: TaskRequest, output: _Output) -> Status:
+        from kfp.local import status
+
         try:
             exit_status = self._server.run(request, output.line)
         except ServerEnded as error:
@@ -96,6 +103,8 @@ class _Output:
     def __init__(self, stamper: LineStamper | None) -> None:
         """Take what gives lines their form; None: they stay as they are, set off."""
         self._stamper = stamper
+        self._held: list[tuple[float, str]] = []
+        self._hold_until = time.monotonic() + HELD_SECONDS
         self.has_reason = False
         self._last_line = ""
 
@@ -106,10 +115,27 @@ class _Output:
         # That of a traceback is its error.
         self._last_line = message.strip().rpartition("\n")[2] or self._last_line
         if self._stamper is None:
-            sys.stdout.write(f"{_INDENT}{text}\n")
+            self._write(f"{_INDENT}{text}")
         elif text.strip():
-            stamped = self._stamper.stamp(text, time.time())
-            sys.stdout.write(f"{stamped}\n")
+            seconds = time.time()
+            stamped = self._stamper.stamp(text, seconds)
+            # KFP's executor speaks before the task knows its run.
+            if not self._stamper.subject.run and time.monotonic() < self._hold_until:
+                self._held.append((seconds, text))
+                return
+            self.release()
+            self._write(stamped)
+
+    def release(self) -> None:
+        """Write the lines that wait for the task to say which run it is of."""
+        for seconds, text in self._held:
+            if self._stamper is not None:
+                self._write(self._stamper.stamp(text, seconds))
+        self._held.clear()
+
+    @staticmethod
+    def _write(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
     def describe_end(self, exit_status: int) -> str:
