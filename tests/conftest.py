@@ -34,6 +34,9 @@ from tests.unit.launcher import Launcher
 # Processes that tests fork or kill end without flushing what they have printed. Where this variable
 # is not set already, their words were lost, and with them what a test looks for.
 os.environ["PYTHONUNBUFFERED"] = "1"
+# As the Makefile has it, for tests that are started by hand: torch's threads that wait by spinning
+# take many times the CPU time on a busy machine. Read once, when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ACCESS_KEY, SECRET_KEY = "ratchet-test", "a-secret-that-no-message-may-show"
 READER_KEY, READER_SECRET = "ratchet-reader", "another-secret-that-no-message-may-show"
