@@ -29,6 +29,7 @@ def shards(context: Context, count: int, **settings: object) -> list[Receipt]:
     return [run(GenerateInputs(state, shard), context) for shard in range(count)]
 
 
+@pytest.mark.process
 def test_the_samples_do_not_depend_on_the_number_of_shards(context: Context) -> None:
     [whole] = shards(context, 1)
     drawn = samples_of(context, whole)
@@ -45,6 +46,7 @@ def test_the_samples_do_not_depend_on_the_number_of_shards(context: Context) -> 
         assert sorted(asked) == sorted(prompt.id for prompt in PROMPTS)
 
 
+@pytest.mark.process
 def test_nor_on_the_batch_size(context: Context) -> None:
     drawn = [samples_of(context, *shards(context, 1, batch_size=size)) for size in (1, 5, 1000)]
     assert drawn[0] == drawn[1] == drawn[2]

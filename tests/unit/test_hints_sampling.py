@@ -32,6 +32,9 @@ from tests.unit.hinted import EASY, HARD, SUMS, TEMPLATE, after, begun, hinted_c
 from tests.unit.selecting import summary_of
 from tests.unit.tiny import save_tiny, tiny_model
 
+# They sample for six seconds.
+pytestmark = pytest.mark.process
+
 # A model that needs the hint
 
 
