@@ -42,6 +42,9 @@ COMMIT_SECONDS = 1800.0
 """Longest time that the other processes wait for the receipt of process 0."""
 COMPARING = ("dpo", "rpo", "kto")
 """Values of `train.method` that compare answers with a reference model."""
+FROZEN = "frozen"
+"""Key of a training's config where its adapters stand beside the champion: absent where they stand
+beside the base, so that such a training keeps its address."""
 POLL_SECONDS = 0.5
 """Between two looks for that receipt."""
 
@@ -65,6 +68,9 @@ class Work:
     init: Receipt
     config: dict[str, JsonValue]
     stages: tuple[Stage, ...]
+    freezes_champion: bool = False
+    """Fresh adapters are trained beside the champion. It was trained in full, or adapted after that,
+    so it is not the base and one adapter."""
 
     @property
     def inputs(self) -> dict[str, Receipt]:
@@ -144,12 +150,7 @@ def _work(inputs: TrainInputs, context: Context) -> Work:
     base_is_champion = campaign.state.champion in (None, campaign.prepared.ref)
     from_base = section.init_from == "base" or base_is_champion
     init = campaign.prepared if from_base else read_receipt(context, campaign.champion_ref)
-    has_adapter = any(name.startswith("adapter/") for name in init.objects)
-    if plan.lora is not None and not from_base and not has_adapter:
-        raise UserError(
-            "train.lora: the champion was trained in full, so there is no adapter to go on from; "
-            "unset train.lora, or begin a new campaign with the champion as model.source"
-        )
+    freezes_champion = plan.lora is not None and not from_base and not _is_base_adapted(init)
     stages = _stages(campaign)
     config = campaign.config(
         # Lengths, learning rates, weight decay and the adapter's structure are in the plan.
@@ -175,7 +176,15 @@ def _work(inputs: TrainInputs, context: Context) -> Work:
     # Absent where nothing is set, so that such a training keeps its address.
     if plan.layers is not None:
         config |= campaign.config(layers=plan.layers)
-    return Work(campaign, inputs.mix, init, config, stages)
+    if freezes_champion:
+        config[FROZEN] = "champion"
+    return Work(campaign, inputs.mix, init, config, stages, freezes_champion)
+
+
+def _is_base_adapted(champion: Receipt) -> bool:
+    """Return True if a champion is the campaign's base and an adapter beside it."""
+    has_adapter = any(name.startswith("adapter/") for name in champion.objects)
+    return has_adapter and FROZEN not in champion.config
 
 
 def _stages(campaign: Campaign) -> tuple[Stage, ...]:
@@ -278,12 +287,14 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
     needs_base = bool(section.kl_beta or section.interpolate)
     reference_receipt = _reference(context, work)
     base = None
-    if from_base or needs_base or lora is not None or reference_receipt is campaign.prepared:
+    # With LoRA every round begins from the frozen base, and the champion gives its adapter alone;
+    # but where the base and an adapter are not all that the champion is.
+    beside_base = lora is not None and not work.freezes_champion
+    if from_base or needs_base or beside_base or reference_receipt is campaign.prepared:
         base = fetch_folder(context, campaign.prepared, checkpoint_in(campaign.prepared, peer))
-    # With LoRA every round begins from the frozen base; the champion gives its adapter alone.
-    init = base if from_base or lora is not None else None
+    init = base if from_base or beside_base else None
     adapter = None
-    if lora is not None and not from_base:
+    if beside_base and not from_base:
         adapter = fetch_folder(context, work.init, adapter_name(peer))
     reference = None
     if reference_receipt is campaign.prepared:

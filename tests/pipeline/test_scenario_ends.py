@@ -206,6 +206,38 @@ def test_adapters_go_on_from_round_to_round_beside_one_frozen_base(make_place: M
     assert_published(place, run, champion_round=run.told["champion_round"])
 
 
+def test_adapters_are_added_to_a_champion_that_was_trained_in_full_and_are_published_merged(
+    make_place: MakePlace,
+) -> None:
+    settings = {"decide.goal.threshold": 0.0, "decide.alpha": 0.8, "generate.shards": 1}
+    place = make_place(settings)
+    full = place.run("--rounds", "1")
+    assert full.executed == [*ROUND_0, "pass-through-r1", *END], full.said
+    trained_in_full = set(train_receipts(place))
+    run = place.run(
+        "--rounds",
+        "1",
+        "--set",
+        "train.lora.rank=8",
+        "--set",
+        "train.rounds.learning_rate=0.01",
+        "--set",
+        "decide.goal.threshold=1.0",
+        "--resume-from",
+        full.told["state"],
+    )
+    assert run.executed[-7:] == [*round_tasks(1, 1), *END], run.said
+    [added] = set(train_receipts(place)) - trained_in_full
+    receipt = Receipt.from_bytes(added)
+    assert receipt.config["frozen"] == "champion"
+    assert {name.partition("/")[0] for name in receipt.objects} == {"model", "adapter", "log.jsonl"}
+    assert run.verdicts[-1] == "promoted", run.told["rounds"][-1]
+    # Evaluated, and published, is one whole model.
+    assert_published(place, run, champion_round=1)
+    published = place.store / run.told["model"]
+    assert not list(published.glob("adapter*"))
+
+
 def test_inserted_layers_go_on_from_round_to_round_and_are_published(make_place: MakePlace) -> None:
     place = make_place(
         {

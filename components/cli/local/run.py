@@ -24,7 +24,6 @@ from rich.console import Console
 from components.cli.local.docker_runner import check_engine, end_containers
 from components.cli.local.follow import Follower, Tail
 from components.cli.local.local_campaign import LocalCampaign
-from components.cli.local.resuming import check_resumed
 from components.cli.local.task_handler import ERROR_LINE, signal_name
 from components.cli.local.task_server import inherited_descriptors
 from components.cli.source_tree import PIPELINE_FILE, SOURCE_TREE
@@ -37,6 +36,7 @@ from components.errors import (
     UserError,
     one_line,
 )
+from components.prepare.first_state import resumed_campaign
 from components.report.runs import load_run
 from components.report.views import RunView, TaskView
 from components.runtime.attempts import next_sequence
@@ -129,8 +129,8 @@ def run_campaign(
     _check_surroundings(campaign, environment)
     context = make_context(root, with_cache_beside_store(root, environment))
     if campaign.resume_from:
-        # Here no task has begun, and no run is named.
-        check_resumed(context, campaign.resume_from, campaign.recipe)
+        # As `prepare` does: here no task has begun, and no run is named.
+        resumed_campaign(context, campaign.resume_from, campaign.recipe)
     folder = _make_work_folder(campaign)
     first_sequence = next_sequence(context, campaign.recipe.run_id)
     try:

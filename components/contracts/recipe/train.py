@@ -199,7 +199,8 @@ class TrainSection(Section):
     """Which of the assistant's turns of a conversation bear loss."""
     lora: LoraSection | None = None
     """None: full fine-tuning. Else the base stays frozen for the whole campaign, and adapters
-    beside it are trained."""
+    beside it are trained. A champion that was trained in full stays frozen in its place, for one
+    round: the adapters of each round begin at zero, and are merged into the candidate."""
     layers: LayersSection | None = None
     """Layers to insert, to take out, and to train alone. null: the base's, all trained. Not with
     `lora`, which has `unfrozen_layers`."""

@@ -62,7 +62,8 @@ class Job(BaseModel):
     """Key of the step, under which checkpoints are stored."""
     store: str
     init: Path
-    """Folder of the checkpoint to start from; with LoRA the frozen base."""
+    """Folder of the checkpoint to start from; with LoRA the frozen one: the base, or a champion that
+    was trained in full."""
     adapter: Path | None = None
     """Folder of the adapter to go on from."""
     base: Path | None = None
