@@ -82,10 +82,12 @@ def build(recipe: Recipe, rounds: int = 4, profile: Profile | None = None) -> Co
             state, base = start["state"], start["base"]
             # The base is champion number one. A run that goes on finds it measured, and keeps its
             # champion.
-            results = task.outputs(evaluate, "evaluate-base", state=state, candidate=base)[
-                "results"
-            ]
-            begun = task.outputs(first_champion, "first-champion", state=state, results=results)
+            results = task.outputs(
+                evaluate, "evaluate-base", state=state, candidate=base
+            )["results"]
+            begun = task.outputs(
+                first_champion, "first-champion", state=state, results=results
+            )
             latest = {"go": start["supervised"], "state": begun["state"]}
             with task.carried_out(latest):
                 decided = train_evaluate_decide(0, latest["state"], start["data"], task)
@@ -104,18 +106,30 @@ def generate_select(number: int, state: Channel, shards: int, task: Tasks) -> Ch
     """Add the first half of a round that learns from samples, and return the mix to train on."""
     if shards == 1:
         # A loop of one costs two more pods and half a minute on a cluster.
-        samples = task.outputs(generate, f"generate-r{number}", state=state, shard=0)["samples"]
+        samples = task.outputs(generate, f"generate-r{number}", state=state, shard=0)[
+            "samples"
+        ]
         name = f"select-r{number}"
         return task.outputs(select_unsharded, name, state=state, samples=samples)["mix"]
     with dsl.ParallelFor(items=list(range(shards)), name=f"shards-{number}") as shard:
-        sampled = task.outputs(generate, f"generate-r{number}", state=state, shard=shard)
+        sampled = task.outputs(
+            generate, f"generate-r{number}", state=state, shard=shard
+        )
     samples = dsl.Collected(sampled["samples"])
-    return task.outputs(select, f"select-r{number}", state=state, samples=samples)["mix"]
+    return task.outputs(select, f"select-r{number}", state=state, samples=samples)[
+        "mix"
+    ]
 
 
-def train_evaluate_decide(number: int, state: Channel, mix: Channel, task: Tasks) -> Outputs:
+def train_evaluate_decide(
+    number: int, state: Channel, mix: Channel, task: Tasks
+) -> Outputs:
     """Add the second half of every round, and return decide's outputs `go` and `state`."""
-    candidate = task.outputs(train, f"train-r{number}", state=state, mix=mix)["candidate"]
-    measured = task.outputs(evaluate, f"evaluate-r{number}", state=state, candidate=candidate)
+    candidate = task.outputs(train, f"train-r{number}", state=state, mix=mix)[
+        "candidate"
+    ]
+    measured = task.outputs(
+        evaluate, f"evaluate-r{number}", state=state, candidate=candidate
+    )
     inputs = {"mix": mix, "candidate": candidate, "results": measured["results"]}
     return task.outputs(decide, f"decide-r{number}", state=state, **inputs)

@@ -80,7 +80,9 @@ def bounded_mean_test(
     num_refuted = int((needed >= mean - 1e-12 * largest_loss).sum())
     # The sample itself is one of the outcomes, so p is never 0.
     p_value = (1 + num_refuted) / (1 + num_draws) if totals.any() else 1.0
-    return MeanTest(p_value, _detectable(needed, gains, clusters, largest_loss, level, power))
+    return MeanTest(
+        p_value, _detectable(needed, gains, clusters, largest_loss, level, power)
+    )
 
 
 def _needed_gains(

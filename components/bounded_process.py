@@ -73,13 +73,19 @@ class BoundedProcess:
             # It ended between two questions, by another's hand: the next is not to blame.
             self._end()
         if self._process is None:
-            environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+            environment = {
+                name: os.environ[name] for name in _PASSED_ON if name in os.environ
+            }
             self._process = subprocess.Popen(
                 [sys.executable, "-X", "utf8", "-m", self._module],
                 encoding="utf-8",
                 cwd=_ROOT,
                 # One thread: each of a numerical library's reserves address space.
-                env={**environment, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                env={
+                    **environment,
+                    "OMP_NUM_THREADS": "1",
+                    "OPENBLAS_NUM_THREADS": "1",
+                },
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -39,7 +39,11 @@ def canonical_json(value: object) -> bytes:
     Raises ValueError for NaN and infinity, which JSON does not have.
     """
     return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        value,
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
     ).encode()
 
 
@@ -66,7 +70,9 @@ def unsealed(data: bytes) -> JsonObject:
         raise ValueError("no JSON object")
     checksum = document.pop("checksum", None)
     if checksum is not None and checksum != digest_of(document):
-        raise ValueError("it was changed after it was written: its checksum does not fit")
+        raise ValueError(
+            "it was changed after it was written: its checksum does not fit"
+        )
     return document
 
 

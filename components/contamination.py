@@ -11,7 +11,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from components.contracts.rows import Prompt
-from components.text_similarity import Shingles, band_hashes, jaccard, rows_per_band, shingles_of
+from components.text_similarity import (
+    Shingles,
+    band_hashes,
+    jaccard,
+    rows_per_band,
+    shingles_of,
+)
 from components.text_tokens import PER_WORD, Tokens, runs_of, tokens_of
 
 NUM_WORDS = 13
@@ -130,7 +136,9 @@ class Overlap:
 
     def _shared_run(self, tokens: Tokens) -> str:
         """Return whether a text has a run of words that an evaluation item has."""
-        if self._runs and any(run in self._runs for run in runs_of(tokens.words(), NUM_WORDS)):
+        if self._runs and any(
+            run in self._runs for run in runs_of(tokens.words(), NUM_WORDS)
+        ):
             return f"shares {NUM_WORDS} words in a row with an evaluation item"
         return ""
 
@@ -149,7 +157,9 @@ class Overlap:
                 return f"Jaccard {similarity:.2f} to evaluation prompt {self._prompt_ids[position]}"
         return ""
 
-    def _index_rewordings(self, prompt_ids: Sequence[str], prompts: Sequence[Tokens]) -> None:
+    def _index_rewordings(
+        self, prompt_ids: Sequence[str], prompts: Sequence[Tokens]
+    ) -> None:
         for prompt_id, tokens in zip(prompt_ids, prompts, strict=True):
             if _is_long(tokens):
                 self._prompt_ids.append(prompt_id)
@@ -176,7 +186,9 @@ def _telling_runs(items: Sequence[tuple[Tokens, Tokens]]) -> frozenset[int]:
     num_items = Counter[int]()
     for item in items:
         # A set: an item that repeats a run counts once.
-        num_items.update({run for text in item for run in runs_of(text.words(), NUM_WORDS)})
+        num_items.update(
+            {run for text in item for run in runs_of(text.words(), NUM_WORDS)}
+        )
     runs = [run for run, count in num_items.items() if count < TEMPLATE_ITEMS]
     return frozenset(runs)
 

@@ -29,7 +29,10 @@ ROUNDING = 1e-12
 
 
 def family_mean_test(
-    gains: Sequence[float], families: Sequence[Hashable], level: float, power: float = 0.8
+    gains: Sequence[float],
+    families: Sequence[Hashable],
+    level: float,
+    power: float = 0.8,
 ) -> MeanTest:
     """Test whether the mean of paired gains is above 0, by Student's t over families.
 
@@ -52,7 +55,9 @@ def family_mean_test(
     p_value = _highest_p_value(mean / standard_error, count)
     if level <= 0:
         return MeanTest(p_value, None)
-    quantiles = student_quantile(1 - level, count - 1) + student_quantile(power, count - 1)
+    quantiles = student_quantile(1 - level, count - 1) + student_quantile(
+        power, count - 1
+    )
     # In units of a prompt, as the gains are.
     return MeanTest(p_value, quantiles * standard_error * count / len(gains))
 

@@ -63,7 +63,10 @@ def influences(choices: Sequence[Choice]) -> list[float]:
 
 
 def macro_f1_test(
-    pairs: Sequence[tuple[str, str, str]], level: float, margin: float = 0.0, power: float = 0.8
+    pairs: Sequence[tuple[str, str, str]],
+    level: float,
+    margin: float = 0.0,
+    power: float = 0.8,
 ) -> MeanTest:
     """Test whether the candidate's macro-F1 is above the champion's minus a margin. Deterministic.
 
@@ -93,7 +96,9 @@ def macro_f1_test(
             strict=True,
         )
     ]
-    standard_error = math.sqrt(math.fsum(value * value for value in differences)) / len(pairs)
+    standard_error = math.sqrt(math.fsum(value * value for value in differences)) / len(
+        pairs
+    )
     needed = float(np.quantile(new - old - gains, 1 - level, method="higher"))
     detectable = needed + NormalDist().inv_cdf(power) * standard_error
     return MeanTest(p_value, detectable if detectable <= 1.0 else None)
@@ -108,7 +113,9 @@ def _f1_by_class(choices: Sequence[Choice]) -> dict[str, tuple[float, int]]:
     return {name: (2 * hits[name] / size, size) for name, size in sizes.items()}
 
 
-def drawn_gains(counts: Counter[tuple[str, str, str]], num_draws: int) -> Iterator[Floats]:
+def drawn_gains(
+    counts: Counter[tuple[str, str, str]], num_draws: int
+) -> Iterator[Floats]:
     """Yield the gain in macro-F1 for drawn weights of the prompts and of one worst prompt a class.
 
     Args:

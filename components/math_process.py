@@ -64,7 +64,9 @@ def main() -> None:
         signal.alarm(SECONDS_PER_ANSWER)
         reference, answer = [parsed(text) for text in json.loads(line)]
         # An expression that cannot be read is equal to nothing.
-        is_equal = bool(reference and answer) and verify(reference, answer, timeout_seconds=None)
+        is_equal = bool(reference and answer) and verify(
+            reference, answer, timeout_seconds=None
+        )
         signal.alarm(0)
         print(int(is_equal), flush=True)
 

@@ -70,13 +70,19 @@ class Scores:
             for name in ("", *slices):
                 rows_by_slice[name].append(row)
         return cls(
-            measure, {name: measure.estimate(rows) for name, rows in sorted(rows_by_slice.items())}
+            measure,
+            {
+                name: measure.estimate(rows)
+                for name, rows in sorted(rows_by_slice.items())
+            },
         )
 
     @property
     def slices(self) -> dict[str, float]:
         """Value by slice, without the overall one."""
-        return {name: estimate.value for name, estimate in self.estimates.items() if name}
+        return {
+            name: estimate.value for name, estimate in self.estimates.items() if name
+        }
 
     def value(self, name: str = "") -> float:
         """Return the value over a slice.
@@ -123,8 +129,12 @@ def perplexity_of(rows: Sequence[Result]) -> Estimate:
     totals = cluster_totals(residuals, [unit_of(row) for row in rows])
     half_width = MAX_LOSS
     if len(totals) > 1:
-        variance = math.fsum(total**2 for total in totals) * len(totals) / (len(totals) - 1)
-        half_width = student_quantile(0.975, len(totals) - 1) * math.sqrt(variance) / num_tokens
+        variance = (
+            math.fsum(total**2 for total in totals) * len(totals) / (len(totals) - 1)
+        )
+        half_width = (
+            student_quantile(0.975, len(totals) - 1) * math.sqrt(variance) / num_tokens
+        )
     return Estimate(
         value=as_perplexity(loss),
         low=as_perplexity(max(0.0, loss - half_width)),
@@ -142,7 +152,9 @@ class ClassChoice:
     """Sum over the classes of (probability - 1 for the right one, else 0)², 0 to 2."""
 
 
-def class_choice(labels: Sequence[str], probabilities: Sequence[float], right: str) -> ClassChoice:
+def class_choice(
+    labels: Sequence[str], probabilities: Sequence[float], right: str
+) -> ClassChoice:
     """Return the likeliest label and the squared error; ties go to the first of `labels`."""
     likeliest = max(range(len(labels)), key=lambda index: probabilities[index])
     errors = [
@@ -262,14 +274,22 @@ def class_gains(choices: Sequence[tuple[str, str, str]]) -> list[float]:
     return [float(right == new) - float(right == old) for right, old, new in choices]
 
 
-def _mean_of(values: Sequence[float], rows: Sequence[Result], largest: float) -> Estimate:
+def _mean_of(
+    values: Sequence[float], rows: Sequence[Result], largest: float
+) -> Estimate:
     """Return the mean of a value from 0 to `largest` of each row."""
     mean = math.fsum(values) / len(values)
-    totals = cluster_totals([value - mean for value in values], [unit_of(row) for row in rows])
+    totals = cluster_totals(
+        [value - mean for value in values], [unit_of(row) for row in rows]
+    )
     half_width = largest
     if len(totals) > 1:
-        variance = math.fsum(total**2 for total in totals) * len(totals) / (len(totals) - 1)
-        half_width = student_quantile(0.975, len(totals) - 1) * math.sqrt(variance) / len(rows)
+        variance = (
+            math.fsum(total**2 for total in totals) * len(totals) / (len(totals) - 1)
+        )
+        half_width = (
+            student_quantile(0.975, len(totals) - 1) * math.sqrt(variance) / len(rows)
+        )
     return Estimate(
         value=mean,
         low=max(0.0, mean - half_width),
@@ -312,7 +332,10 @@ def loss_gains(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
     """
     # Not the losses per token: two tokenizers cut a text into different numbers of them.
     mean_tokens = sum(new.loss_tokens for _, new in pairs) / len(pairs)
-    return [(total_loss(old) - total_loss(new)) / max(1.0, mean_tokens) for old, new in pairs]
+    return [
+        (total_loss(old) - total_loss(new)) / max(1.0, mean_tokens)
+        for old, new in pairs
+    ]
 
 
 def unit_of(row: Result) -> str:
@@ -333,8 +356,12 @@ def _plain(value: float | None) -> str:
 
 _MEASURES: dict[Metric, Measure] = {
     "accuracy": Measure("accuracy", accuracy_of, higher_is_better=True, text=percent),
-    "perplexity": Measure("perplexity", perplexity_of, higher_is_better=False, text=_plain),
+    "perplexity": Measure(
+        "perplexity", perplexity_of, higher_is_better=False, text=_plain
+    ),
     "brier": Measure("brier", brier_of, higher_is_better=False, text=_plain),
     "macro_f1": Measure("macro_f1", macro_f1_of, higher_is_better=True, text=_plain),
-    "mean_score": Measure("mean_score", mean_score_of, higher_is_better=True, text=_plain),
+    "mean_score": Measure(
+        "mean_score", mean_score_of, higher_is_better=True, text=_plain
+    ),
 }

@@ -88,14 +88,18 @@ def send_gauges(gauges: Sequence[Gauge], labels: Mapping[str, str]) -> str:
         labels: Attributes of each of them, beside its own.
     """
     try:
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import (
+            OTLPMetricExporter,
+        )
         from opentelemetry.sdk.metrics.export import MetricExportResult
     except ModuleNotFoundError:
         return PACKAGE_CURE
 
     def send() -> bool:
         exporter = OTLPMetricExporter(timeout=PATIENCE_SECONDS)
-        return exporter.export(_metrics_data(gauges, labels)) is MetricExportResult.SUCCESS
+        return (
+            exporter.export(_metrics_data(gauges, labels)) is MetricExportResult.SUCCESS
+        )
 
     return _sent_in_time(send)
 
@@ -103,7 +107,9 @@ def send_gauges(gauges: Sequence[Gauge], labels: Mapping[str, str]) -> str:
 def send_trace(run_id: str, spans: Iterable[Span]) -> str:
     """Send the trace of a run, and return what went wrong; empty if nothing did."""
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
+            OTLPSpanExporter,
+        )
         from opentelemetry.sdk.trace.export import SpanExportResult
     except ModuleNotFoundError:
         return PACKAGE_CURE
@@ -162,7 +168,9 @@ def _resource() -> Resource:
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
     # What the variables say goes before our own name.
-    return Resource({"service.name": SERVICE_NAME}).merge(OTELResourceDetector().detect())
+    return Resource({"service.name": SERVICE_NAME}).merge(
+        OTELResourceDetector().detect()
+    )
 
 
 def _metrics_data(gauges: Sequence[Gauge], labels: Mapping[str, str]) -> MetricsData:
@@ -183,7 +191,13 @@ def _readable(run_id: str, spans: Iterable[Span]) -> list[ReadableSpan]:
     """Return spans as the exporter takes them."""
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-    from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+    from opentelemetry.trace import (
+        SpanContext,
+        SpanKind,
+        Status,
+        StatusCode,
+        TraceFlags,
+    )
 
     resource = _resource()
     flags = TraceFlags(TraceFlags.SAMPLED)

@@ -69,17 +69,25 @@ def export_metrics(
     if gateway:
         # The gateway adds the labels of the group to each sample.
         path = _group_path({"campaign": campaign, "run": run_id})
-        problems[GATEWAY_VARIABLE] = _pushed_in_time(gateway, path, exposition(gauges, {}))
+        problems[GATEWAY_VARIABLE] = _pushed_in_time(
+            gateway, path, exposition(gauges, {})
+        )
     if collector:
-        problems[collector] = otlp.send_gauges(gauges, {"campaign": campaign, "run": run_id})
+        problems[collector] = otlp.send_gauges(
+            gauges, {"campaign": campaign, "run": run_id}
+        )
     for variable, problem in problems.items():
         if problem:
-            context.progress.warn(f"metrics of {run_id} did not get to {variable}: {problem}")
+            context.progress.warn(
+                f"metrics of {run_id} did not get to {variable}: {problem}"
+            )
     trace_variable = otlp.endpoint_variable(environment, "traces")
     if trace_variable and source == LAST_SOURCE:
         problem = _sent_trace(context, run_id, gauges or measure())
         if problem:
-            context.progress.warn(f"trace of {run_id} did not get to {trace_variable}: {problem}")
+            context.progress.warn(
+                f"trace of {run_id} did not get to {trace_variable}: {problem}"
+            )
 
 
 def _sent_trace(context: Context, run_id: str, gauges: Sequence[Gauge]) -> str:
@@ -123,7 +131,9 @@ def _number(value: float) -> str:
 
 
 def _group_path(labels: Mapping[str, str]) -> str:
-    quoted = (f"{name}/{urllib.parse.quote(text, safe='')}" for name, text in labels.items())
+    quoted = (
+        f"{name}/{urllib.parse.quote(text, safe='')}" for name, text in labels.items()
+    )
     return f"/metrics/job/ratchet/{'/'.join(quoted)}"
 
 

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 
-def pauses(first_seconds: float, longest_seconds: float, *, factor: float = 2.0) -> Iterator[float]:
+def pauses(
+    first_seconds: float, longest_seconds: float, *, factor: float = 2.0
+) -> Iterator[float]:
     """Yield growing pauses without end.
 
     Args:
@@ -46,7 +48,9 @@ class Backoff:
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
         self._deadline = patience.clock() + patience.give_up_seconds
-        self._pauses = pauses(patience.first_pause_seconds, patience.longest_pause_seconds)
+        self._pauses = pauses(
+            patience.first_pause_seconds, patience.longest_pause_seconds
+        )
 
     def wait(self, least_seconds: float = 0.0) -> bool:
         """Sleep before the next try, or return False at once if its time would be over by then.
@@ -77,7 +81,9 @@ class Stopwatch:
 class Deadline:
     """A point in time, so many seconds after this object was made."""
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._clock = clock
         self._end = clock() + seconds
 

@@ -41,7 +41,10 @@ def run_spans(context: Context, run_id: str, gauges: Iterable[Gauge]) -> list[Sp
 
 
 def spans_of(
-    run_id: str, attempts: Sequence[Attempt], state: State | None, gauges: Iterable[Gauge]
+    run_id: str,
+    attempts: Sequence[Attempt],
+    state: State | None,
+    gauges: Iterable[Gauge],
 ) -> list[Span]:
     """Return the spans of a run.
 
@@ -56,13 +59,21 @@ def spans_of(
     spans = [_run_span(run_id, attempts, gauges)]
     numbers = sorted({attempt.round for attempt in attempts if _is_of_round(attempt)})
     for number in numbers:
-        own = [attempt for attempt in attempts if _is_of_round(attempt) and attempt.round == number]
+        own = [
+            attempt
+            for attempt in attempts
+            if _is_of_round(attempt) and attempt.round == number
+        ]
         spans.append(_round_span(number, own, state))
     return [*spans, *map(_attempt_span, attempts)]
 
 
 def _newest_state(context: Context, attempts: Iterable[Attempt]) -> State | None:
-    refs = [attempt.receipt for attempt in attempts if attempt.step == "decide" and attempt.receipt]
+    refs = [
+        attempt.receipt
+        for attempt in attempts
+        if attempt.step == "decide" and attempt.receipt
+    ]
     if not refs:
         return None
     receipt = read_receipt(context, refs[-1])
@@ -79,10 +90,15 @@ def _round_key(number: int) -> str:
     return f"round-{number}"
 
 
-def _run_span(run_id: str, attempts: Sequence[Attempt], gauges: Iterable[Gauge]) -> Span:
+def _run_span(
+    run_id: str, attempts: Sequence[Attempt], gauges: Iterable[Gauge]
+) -> Span:
     begin, end = _stretch(attempts)
     campaign, _, _ = run_id.rpartition("-")
-    attributes: dict[str, Attribute] = {"ratchet.campaign": campaign, "ratchet.run": run_id}
+    attributes: dict[str, Attribute] = {
+        "ratchet.campaign": campaign,
+        "ratchet.run": run_id,
+    }
     status = ""
     for gauge in gauges:
         for sample in gauge.samples:
@@ -93,7 +109,14 @@ def _run_span(run_id: str, attempts: Sequence[Attempt], gauges: Iterable[Gauge])
                 attributes[gauge.name.replace("_", ".", 1)] = sample.value
     error = _error_of(attempts) if status == "failed" else ""
     return Span(
-        RUN_KEY, f"run {campaign}", "", begin, end, attributes, error, status != "unfinished"
+        RUN_KEY,
+        f"run {campaign}",
+        "",
+        begin,
+        end,
+        attributes,
+        error,
+        status != "unfinished",
     )
 
 
@@ -114,7 +137,9 @@ def _round_span(number: int, attempts: Sequence[Attempt], state: State | None) -
         }
     error = "" if records else _error_of(attempts)
     key = _round_key(number)
-    return Span(key, f"round {number}", RUN_KEY, begin, end, attributes, error, bool(records))
+    return Span(
+        key, f"round {number}", RUN_KEY, begin, end, attributes, error, bool(records)
+    )
 
 
 def _error_of(attempts: Iterable[Attempt]) -> str:
@@ -152,5 +177,7 @@ def _attempt_span(attempt: Attempt) -> Span:
 
 def _stretch(attempts: Iterable[Attempt]) -> tuple[float, float]:
     """Return begin of the first and end of the last attempt, in seconds since the epoch."""
-    times = [(attempt.started, attempt.started + attempt.seconds) for attempt in attempts]
+    times = [
+        (attempt.started, attempt.started + attempt.seconds) for attempt in attempts
+    ]
     return min(begin for begin, _ in times), max(end for _, end in times)

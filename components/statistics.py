@@ -107,7 +107,9 @@ def bootstrap_lower(
     return float(quantile)
 
 
-def cluster_standard_error(gains: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
+def cluster_standard_error(
+    gains: Sequence[float], clusters: Sequence[Hashable]
+) -> float | None:
     """Return the standard error of the mean of paired gains, from the spread between clusters.
 
     None for fewer than two clusters.
@@ -123,12 +125,16 @@ def cluster_standard_error(gains: Sequence[float], clusters: Sequence[Hashable])
         return None
     mean = sum(totals) / len(gains)
     # Clusters differ in size, so the mean is a ratio, and a cluster's residual is against its size.
-    squares = sum((total - size * mean) ** 2 for total, size in zip(totals, sizes, strict=True))
+    squares = sum(
+        (total - size * mean) ** 2 for total, size in zip(totals, sizes, strict=True)
+    )
     variance = count / (count - 1) * squares
     return math.sqrt(variance) / len(gains)
 
 
-def two_proportions_z(first: float, num_first: int, second: float, num_second: int) -> float:
+def two_proportions_z(
+    first: float, num_first: int, second: float, num_second: int
+) -> float:
     """Return the number of standard errors by which the share `first` is above `second`.
 
     0 where either has no trials.
@@ -176,7 +182,9 @@ def student_upper(value: float, degrees: int) -> float:
     return float(t.sf(value, degrees))
 
 
-def cluster_totals(values: Sequence[float], clusters: Sequence[Hashable]) -> list[float]:
+def cluster_totals(
+    values: Sequence[float], clusters: Sequence[Hashable]
+) -> list[float]:
     """Return the sum of the values of each cluster, in the order of their first values."""
     totals: dict[Hashable, float] = {}
     for value, cluster in zip(values, clusters, strict=True):
@@ -306,7 +314,9 @@ def _binomial(trials: int, successes: int, share: float) -> float:
         return float(successes == round(share * trials))
     # By logarithms: of thousands of trials the factors themselves overflow.
     failures = trials - successes
-    log_ways = math.lgamma(trials + 1) - math.lgamma(successes + 1) - math.lgamma(failures + 1)
+    log_ways = (
+        math.lgamma(trials + 1) - math.lgamma(successes + 1) - math.lgamma(failures + 1)
+    )
     log_successes = successes * math.log(share)
     log_failures = failures * math.log1p(-share)
     return math.exp(log_ways + log_successes + log_failures)
@@ -331,7 +341,9 @@ def _critical_wins(num_pairs: int, alpha: float) -> list[int]:
     return critical
 
 
-def _power(num_pairs: int, discordance: float, gain: float, critical: list[int]) -> float:
+def _power(
+    num_pairs: int, discordance: float, gain: float, critical: list[int]
+) -> float:
     """Return the chance that the gate promotes a candidate that is better by `gain`."""
     differing = max(discordance, gain)
     if differing == 0.0:
@@ -344,7 +356,9 @@ def _power(num_pairs: int, discordance: float, gain: float, critical: list[int])
     first = max(0, math.floor(expected - spread))
     last = min(num_pairs, math.ceil(expected + spread))
     # Chance of enough wins among so many discordant pairs; each follows from the last.
-    tail = sum(_binomial(first, wins, win) for wins in range(critical[first], first + 1))
+    tail = sum(
+        _binomial(first, wins, win) for wins in range(critical[first], first + 1)
+    )
     total = 0.0
     for pairs in range(first, last + 1):
         total += _binomial(num_pairs, pairs, differing) * tail

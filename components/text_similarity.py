@@ -44,7 +44,9 @@ def shingles_of(text: str) -> Shingles:
     """
     text = normalised_text(text)
     num_shingles = max(1, len(text) - SHINGLE_CHARACTERS + 1)
-    shingles = [text[begin : begin + SHINGLE_CHARACTERS] for begin in range(num_shingles)]
+    shingles = [
+        text[begin : begin + SHINGLE_CHARACTERS] for begin in range(num_shingles)
+    ]
     return frozenset(shingles)
 
 
@@ -63,7 +65,9 @@ def answer_key(prompt: Prompt) -> int:
         return 0
     answer = prompt.reference.get("answer")
     # A verifier without an answer (a pattern, tests of a program) has other data to differ in.
-    text = answer if isinstance(answer, str) else canonical_json(prompt.reference).decode()
+    text = (
+        answer if isinstance(answer, str) else canonical_json(prompt.reference).decode()
+    )
     text = normalised_text(text).casefold()
     # A long answer is text like the question: how alike the rows are says how alike it is.
     if len(text) > MAX_ANSWER_CHARACTERS:
@@ -130,7 +134,9 @@ def band_hashes(
     )
     bands = NUM_PERMUTATIONS // rows
     num_texts = len(shingles)
-    digests = np.array(matrix.to_rows(), dtype=np.uint64).reshape(num_texts, NUM_PERMUTATIONS)
+    digests = np.array(matrix.to_rows(), dtype=np.uint64).reshape(
+        num_texts, NUM_PERMUTATIONS
+    )
     in_bands = digests[:, : bands * rows].reshape(num_texts, bands, rows)
     hashes = np.zeros((num_texts, bands), dtype=np.uint64)
     # Multiplying and shifting mixes the bits: any 64-bit hash of the rows of a band would do.

@@ -19,7 +19,9 @@ PER_WORD = 12
 _HAN = "\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _KANA = "\u3040-\u3098\u309b-\u309f\u30a0-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 # Thai, Lao, Myanmar, Khmer, New Tai Lue, Tai Tham.
-_SOUTH_EAST = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1980-\u19df\u1a20-\u1aaf\ua9e0-\uaa7f"
+_SOUTH_EAST = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1980-\u19df\u1a20-\u1aaf\ua9e0-\uaa7f"
+)
 # A word has about two Han characters, three kana, or four letters of the scripts of South East Asia.
 _WEIGHTS = ((re.compile(f"[{_HAN}]"), 6), (re.compile(f"[{_KANA}]"), 4))
 _WEIGHT_SOUTH_EAST = 3
@@ -44,7 +46,9 @@ _NEW_SENTENCE = "".join(
         "\n\r\v\f\u2028\u2029`",
     )
 )
-_NO_NEW_SENTENCE = ",'\u2018\u2019\u201a\u2039\u203a\u3001\u060c\u00b7\u30fb$\u00bf\u00a1"
+_NO_NEW_SENTENCE = (
+    ",'\u2018\u2019\u201a\u2039\u203a\u3001\u060c\u00b7\u30fb$\u00bf\u00a1"
+)
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,9 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     # `\w` lacks the marks that Indic words are written with. There is no class for them, and to
     # look all of them up takes milliseconds: not when this module is imported.
     codes = range(0x300, 0x1F000)
-    marks = "".join(chr(code) for code in codes if unicodedata.category(chr(code))[0] == "M")
+    marks = "".join(
+        chr(code) for code in codes if unicodedata.category(chr(code))[0] == "M"
+    )
     letter = rf"(?![{_UNSPACED}])[^\W_]"
     token = _token(f"[{_UNSPACED}]|{letter}(?:{letter}|[{marks}])*", marks)
     # Thai and others have no mark between sentences but a space.

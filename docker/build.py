@@ -101,7 +101,9 @@ def docker_build(*arguments: str) -> None:
             # BuildKit repeats the line of a step whenever it has something new to tell of it.
             if step and step[1] not in begun:
                 begun.add(step[1])
-                print(f"  [{' '.join(step[1].split())}] {shortened(step[2])}", flush=True)
+                print(
+                    f"  [{' '.join(step[1].split())}] {shortened(step[2])}", flush=True
+                )
     if process.returncode:
         fail(("build", *arguments), process.returncode, "".join(output))
 
@@ -134,9 +136,18 @@ def fetch_cpu_wheel() -> bool:
     # Asked for by its full version, so that pip finds the CPU wheel or nothing: the lock's version
     # is that of the index's wheel too.
     requirement = WHEELS / "torch.txt"
-    requirement.write_text(entry[0].replace(f"torch=={version}", f"torch=={version}+cpu"))
+    requirement.write_text(
+        entry[0].replace(f"torch=={version}", f"torch=={version}+cpu")
+    )
     command = [
-        *(sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input"),
+        *(
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--disable-pip-version-check",
+            "--no-input",
+        ),
         *("--require-hashes", "--no-deps", "--only-binary=:all:"),
         *(f"--dest={WHEELS}", f"--requirement={requirement}"),
     ]
@@ -187,7 +198,9 @@ def check(image: str) -> int:
 def torch_build(bill: Bill) -> str:
     """Return the section of `largest_mb` in images.toml for the torch that an image holds."""
     packages = bill["components"]
-    versions = [package["version"] for package in packages if package["name"] == "torch"]
+    versions = [
+        package["version"] for package in packages if package["name"] == "torch"
+    ]
     if not versions:
         return "without-torch"
     return "cpu-wheel" if versions[0].endswith("+cpu") else "index-wheel"
@@ -213,11 +226,18 @@ def python_packages(image: str) -> list[Package]:
         "print(json.dumps([[d.name, d.version, d.metadata.get('License-Expression') or '']"
         " for d in importlib.metadata.distributions()]))"
     )
-    output = docker("run", "--rm", *CONFINED, image, "/opt/venv/bin/python", "-c", script)
+    output = docker(
+        "run", "--rm", *CONFINED, image, "/opt/venv/bin/python", "-c", script
+    )
     packages: list[Package] = []
     for name, version, licence in sorted(json.loads(output)):
         purl = f"pkg:pypi/{name.lower()}@{version}"
-        package: Package = {"type": "library", "name": name, "version": version, "purl": purl}
+        package: Package = {
+            "type": "library",
+            "name": name,
+            "version": version,
+            "purl": purl,
+        }
         if licence:
             package["licenses"] = [{"expression": licence}]
         packages.append(package)
@@ -235,7 +255,9 @@ def debian_packages(image: str) -> list[Package]:
         # An epoch ("1:9.2") ends in a colon, which separates other parts of such a URL.
         escaped_version = version.replace(":", "%3A")
         purl = f"pkg:deb/debian/{name}@{escaped_version}?arch={architecture}"
-        packages.append({"type": "library", "name": name, "version": version, "purl": purl})
+        packages.append(
+            {"type": "library", "name": name, "version": version, "purl": purl}
+        )
     return packages
 
 
@@ -249,7 +271,9 @@ def repository(registry: str) -> str:
 def publish(image: str) -> str:
     """Push an image and return the digest that the registry gave it."""
     docker("push", "--quiet", image)
-    references = json.loads(docker("image", "inspect", "--format={{json .RepoDigests}}", image))
+    references = json.loads(
+        docker("image", "inspect", "--format={{json .RepoDigests}}", image)
+    )
     name, _, _ = image.rpartition(":")
     # An image that was pushed to several registries has a digest of each.
     for reference in references:
@@ -307,19 +331,27 @@ def record(section: str, **values: str) -> None:
     head, _, tail = text.partition(title)
     body, gap, other_sections = tail.partition("\n[")
     for key, value in values.items():
-        body = re.sub(rf'^{key} = ".*"$', f'{key} = "{value}"', body, flags=re.MULTILINE)
+        body = re.sub(
+            rf'^{key} = ".*"$', f'{key} = "{value}"', body, flags=re.MULTILINE
+        )
     IMAGES.write_text(head + title + body + gap + other_sections)
 
 
 def options_of(command_line: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options, with `families` filled in. Ends the program after wrong usage."""
     parser = argparse.ArgumentParser(prog="python docker/build.py", description=__doc__)
-    parser.add_argument("families", nargs="*", help="cpu, generate, train; by default all")
     parser.add_argument(
-        "--registry", default="", help="push there, and write names and digests into images.toml"
+        "families", nargs="*", help="cpu, generate, train; by default all"
     )
     parser.add_argument(
-        "--loaded", action="store_true", help="build nothing: images came here by `docker load`"
+        "--registry",
+        default="",
+        help="push there, and write names and digests into images.toml",
+    )
+    parser.add_argument(
+        "--loaded",
+        action="store_true",
+        help="build nothing: images came here by `docker load`",
     )
     parser.add_argument(
         "--variant",
@@ -369,9 +401,13 @@ def require_size(family: str, image: str, size_mb: int, torch: str) -> None:
     """End the program if an image is larger than images.toml allows for its build of torch."""
     largest_mb = tomllib.loads(IMAGES.read_text())["largest_mb"][torch].get(family)
     if largest_mb is None:
-        sys.exit(f"error: {image} holds torch ({torch}), which images.toml has no size for")
+        sys.exit(
+            f"error: {image} holds torch ({torch}), which images.toml has no size for"
+        )
     if size_mb > largest_mb:
-        sys.exit(f"error: {image} has {size_mb} MB, at most {largest_mb} are agreed on ({torch})")
+        sys.exit(
+            f"error: {image} has {size_mb} MB, at most {largest_mb} are agreed on ({torch})"
+        )
 
 
 def main() -> None:

@@ -175,7 +175,9 @@ def set_up(folder: Path) -> None:
     # Removed before the first change: an interrupted set-up must not pass for a finished one.
     for old_stamp in folder.glob("installed-*"):
         old_stamp.unlink()
-    print(f"installing into {folder} (once; the log is {folder}/install.log)", flush=True)
+    print(
+        f"installing into {folder} (once; the log is {folder}/install.log)", flush=True
+    )
     torch = install_all(folder)
     stamp(folder).touch()
     files = [path for path in folder.rglob("*") if not path.is_symlink()]
@@ -194,7 +196,9 @@ def create(folder: Path) -> None:
     result = run([sys.executable, "-m", "venv", str(folder)])
     if result.returncode:
         shutil.rmtree(folder, ignore_errors=True)
-        raise SetupError(f"the environment could not be made: {last_lines(result.stdout, 1)}")
+        raise SetupError(
+            f"the environment could not be made: {last_lines(result.stdout, 1)}"
+        )
 
 
 def install_all(folder: Path) -> str:
@@ -204,7 +208,9 @@ def install_all(folder: Path) -> str:
     pip.install("pip, build tools and torch", "bootstrap.lock")
     torch, needs_nvidia = torch_build(folder)
     if needs_nvidia:
-        print(f"  torch {torch} asks for NVIDIA's libraries; they are used where there is a GPU")
+        print(
+            f"  torch {torch} asks for NVIDIA's libraries; they are used where there is a GPU"
+        )
         pip.install("NVIDIA's libraries", "nvidia.lock")
     else:
         print(f"  torch {torch} needs no NVIDIA libraries")
@@ -313,12 +319,16 @@ class Pip:
                 package = match.groupdict().get("package") or "a package"
                 text = meaning.replace("{package}", package)
                 return f"{text} (looked {self.indexes()}; details: {self.folder}/install.log)"
-        return f"pip failed: {last_lines(output, 3)} (details: {self.folder}/install.log)"
+        return (
+            f"pip failed: {last_lines(output, 3)} (details: {self.folder}/install.log)"
+        )
 
     def indexes(self) -> str:
         """Return the indexes and folders that pip searches, without user names and passwords."""
         config = run([*self.command, "config", "list"]).stdout
-        settings = re.findall(r"^.*\.(index-url|extra-index-url|find-links)=(.*)$", config, re.M)
+        settings = re.findall(
+            r"^.*\.(index-url|extra-index-url|find-links)=(.*)$", config, re.M
+        )
         searched = [f"{name} {value.strip()}" for name, value in settings]
         # index-url replaces the public index; the other settings come on top of it.
         if not any(name == "index-url" for name, _ in settings):
@@ -342,7 +352,10 @@ class Pip:
         result = run([python, "-c", program])
         for path in result.stdout.split("\n"):
             if path:
-                print(f"  {Path(path).name} is incomplete and is installed anew", flush=True)
+                print(
+                    f"  {Path(path).name} is incomplete and is installed anew",
+                    flush=True,
+                )
 
 
 class Progress:
@@ -359,7 +372,9 @@ class Progress:
     def show(self, line: str) -> None:
         """Take one line of pip's output."""
         line = line.strip()
-        package = re.match(r"(?:Collecting|Requirement already satisfied:|Ignoring) (\S+)", line)
+        package = re.match(
+            r"(?:Collecting|Requirement already satisfied:|Ignoring) (\S+)", line
+        )
         download = re.match(r"Downloading (\S+?)-\S+ \(([\d.]+) (kB|MB|GB)\)", line)
         if package:
             self.num_handled += 1
@@ -399,7 +414,9 @@ class Progress:
 
 def pins(lock: Path) -> list[str]:
     """Return the names that a lock file pins."""
-    return re.findall(r"^([A-Za-z0-9_.-]+)={2,3}", lock.read_text(encoding="utf-8"), re.M)
+    return re.findall(
+        r"^([A-Za-z0-9_.-]+)={2,3}", lock.read_text(encoding="utf-8"), re.M
+    )
 
 
 def last_lines(text: str, count: int) -> str:

@@ -64,7 +64,9 @@ def main() -> int:
     resolve_development()
     for name in sorted(VLLM.values()):
         # The image's platform alone: vLLM has wheels for no other.
-        packages = compiled([f"{name}.in"], [name], "--python-platform=x86_64-manylinux_2_28")
+        packages = compiled(
+            [f"{name}.in"], [name], "--python-platform=x86_64-manylinux_2_28"
+        )
         write(name, f"What {name}.in asks for, for images.", list(packages.values()))
     for name, variant in image_locks():
         purpose, lines = family_lock(name, variant)
@@ -96,14 +98,21 @@ def image_locks() -> Iterator[tuple[str, str]]:
 def resolve_development() -> None:
     """Resolve the packages of development, and write the three locks of an environment."""
     preferred = ["bootstrap", "nvidia", "dev"]
-    everything = compiled(["dev.in", "bootstrap.in", "nvidia.in"], preferred, "--universal")
+    everything = compiled(
+        ["dev.in", "bootstrap.in", "nvidia.in"], preferred, "--universal"
+    )
     everything["torch"] = with_cpu_wheels(everything["torch"])
     # A second resolution, of torch alone: what it needs goes into the first lock, since packages
     # that are built from source look for it.
-    with_torch = compiled(["bootstrap.in", "nvidia.in"], preferred, "--universal").keys()
+    with_torch = compiled(
+        ["bootstrap.in", "nvidia.in"], preferred, "--universal"
+    ).keys()
     nvidia = {name for name in everything if NVIDIA.match(name)}
     contents = {
-        "bootstrap": (with_torch - nvidia, "pip, build tools, torch and what it needs."),
+        "bootstrap": (
+            with_torch - nvidia,
+            "pip, build tools, torch and what it needs.",
+        ),
         "nvidia": (nvidia, "What torch needs where it is no CPU wheel."),
         "dev": (everything.keys() - nvidia, "All that is developed and tested with."),
     }
@@ -128,7 +137,15 @@ def compiled(
         config.write_text((FOLDER / "uv.toml").read_text(encoding="utf-8") + settings)
         output.write_text(preferred_versions(preferred), encoding="utf-8")
         command = [
-            *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--generate-hashes"),
+            *(
+                sys.executable,
+                "-m",
+                "uv",
+                "pip",
+                "compile",
+                "--quiet",
+                "--generate-hashes",
+            ),
             *("--python-version=3.11", "--no-emit-index-url", "--no-emit-find-links"),
             *("--no-header", "--no-annotate", f"--config-file={config}"),
             *(f"--output-file={output}", *options, *sources),
@@ -195,7 +212,9 @@ def with_cpu_wheels(entry: str) -> str:
 def write(name: str, purpose: str, lines: list[str]) -> None:
     """Write NAME.lock."""
     path = FOLDER / f"{name}.lock"
-    header = f"# Written by `make lock`; do not edit. {purpose}\n# Requirements {digest()}\n"
+    header = (
+        f"# Written by `make lock`; do not edit. {purpose}\n# Requirements {digest()}\n"
+    )
     path.write_text(header + "".join(lines), encoding="utf-8")
     print(path)
 
@@ -205,7 +224,9 @@ def family_lock(name: str, variant: str = "") -> tuple[str, list[str]]:
     pins = pinned("dev")
     nvidia = pinned("nvidia")
     preferred = ["dev", "nvidia"]
-    needed = compiled([f"{name}.in"], preferred, "--universal", settings=WITHOUT_DEPENDENCIES)
+    needed = compiled(
+        [f"{name}.in"], preferred, "--universal", settings=WITHOUT_DEPENDENCIES
+    )
     packages = needed.keys() - nvidia.keys()
     purpose = f"What {name}.in names and what that depends on, as in dev.lock."
     if variant == "-cuda":
@@ -221,7 +242,9 @@ def family_lock(name: str, variant: str = "") -> tuple[str, list[str]]:
         packages |= vllm.keys() - LEFT_OUT[variant] - nvidia.keys()
         purpose += f" vLLM and what it needs beside that: {VLLM[variant]}.lock."
     if unknown := sorted(packages - pins.keys()):
-        sys.exit(f"error: {name}.in needs {', '.join(unknown)}, which dev.in does not bring")
+        sys.exit(
+            f"error: {name}.in needs {', '.join(unknown)}, which dev.in does not bring"
+        )
     return purpose, [pins[package] for package in sorted(packages)]
 
 

@@ -26,7 +26,19 @@ STEPS = {
     "generate": ("generate", "select", "evaluate", "publish"),
     "train": ("prepare", "train"),
 }
-UNWANTED = ("cc", "gcc", "g++", "clang", "make", "ld", "ssh", "sshd", "sudo", "curl", "wget")
+UNWANTED = (
+    "cc",
+    "gcc",
+    "g++",
+    "clang",
+    "make",
+    "ld",
+    "ssh",
+    "sshd",
+    "sudo",
+    "curl",
+    "wget",
+)
 OPTIONAL = frozenset({"components", "vllm", "reasoning_gym", "opentelemetry"})
 """Packages that some images do without, and ours, which are imported anyway."""
 FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/venv/bin"
@@ -120,7 +132,15 @@ def load(family: str) -> int:
     modeling = () if family == "cpu" else ("modeling",)
     # The only image that is started for other work than steps (manifests/components/gc).
     others = ("cli.collect",) if family == "cpu" else ()
-    folders = ("contracts", "storage", "runtime", "verifiers", *modeling, *STEPS[family], *others)
+    folders = (
+        "contracts",
+        "storage",
+        "runtime",
+        "verifiers",
+        *modeling,
+        *STEPS[family],
+        *others,
+    )
     num_modules = 0
     for folder in folders:
         for name in _modules(folder):
@@ -128,7 +148,9 @@ def load(family: str) -> int:
             num_modules += 1
             # A step imports the rest when it comes to it, after hours: it must be there too, with
             # all that it imports itself.
-            for later in sorted(imported_later(Path(str(module.__file__)).read_text("utf-8"))):
+            for later in sorted(
+                imported_later(Path(str(module.__file__)).read_text("utf-8"))
+            ):
                 importlib.import_module(later)
     return num_modules
 
@@ -155,7 +177,11 @@ def _modules(folder: str) -> list[str]:
     # The shells of the steps are for the compiler: a container is told its function by the
     # executor.
     left_out = ("__main__", "component")
-    return [module.name for module in modules if module.name.rpartition(".")[2] not in left_out]
+    return [
+        module.name
+        for module in modules
+        if module.name.rpartition(".")[2] not in left_out
+    ]
 
 
 def work(family: str) -> None:
@@ -226,7 +252,9 @@ def train() -> None:
     assert optimizer_name(engine) == "deepspeed"
 
 
-def sample_with_vllm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def sample_with_vllm(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Let the engine `vllm` answer, once greedily in 4 tokens."""
     from components.contracts.recipe import Vllm
     from components.contracts.rows import Prompt
@@ -256,7 +284,9 @@ def main() -> int:
     num_modules = load(family)
     work(family)
     loaded = len(sys.modules)
-    print(f"{family}: {num_modules} modules load, {loaded} in memory, all checks passed")
+    print(
+        f"{family}: {num_modules} modules load, {loaded} in memory, all checks passed"
+    )
     return 0
 
 

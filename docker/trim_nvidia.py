@@ -37,7 +37,9 @@ def mapped_libraries(packages: Path) -> set[str]:
     """Return the paths of the libraries that `import torch` maps into memory."""
     environment = {**os.environ, "PYTHONPATH": str(packages)}
     command = [sys.executable, "-c", PROGRAM]
-    maps = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    maps = subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    )
     paths: set[str] = set()
     for line in maps.stdout.splitlines():
         # The path is the last field; versioned libraries end in .so.12.

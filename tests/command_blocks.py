@@ -26,7 +26,9 @@ PAGES = sorted({path for pattern in PATTERNS for path in ROOT.glob(pattern)})
 SHELLS = ("bash", "sh")
 PRINTED = "PRINTED"
 """What a recorded command prints, for those that use its output."""
-_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\n(?P<text>.*?)^ *```$", re.M | re.S)
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\S*)\n(?P<text>.*?)^ *```$", re.M | re.S
+)
 _SCRIPT = re.compile(r"(?<![\w./-])(?:[\w-]+/)+[\w-]+\.sh(?![\w/])")
 # Words of a command are separated by zero bytes, and their number comes first. One `printf` is one
 # write, so that commands of a pipe, which run at once, do not mix their words. All input is read,
@@ -90,14 +92,20 @@ class Fate:
 
 def fates() -> list[Fate]:
     """Return what happens to all blocks of commands, by tests/command_blocks.toml."""
-    document = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    document = tomllib.loads(
+        Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
+    )
     return [Fate(**entry) for entry in document["blocks"]]
 
 
 def blocks_run_by(test: str) -> list[Block]:
     """Return the blocks that a file of tests has to run."""
     covering = [fate for fate in fates() if fate.test == test]
-    return [block for block in command_blocks() if any(fate.covers(block) for fate in covering)]
+    return [
+        block
+        for block in command_blocks()
+        if any(fate.covers(block) for fate in covering)
+    ]
 
 
 def scripts_of(block: Block) -> set[str]:
@@ -120,7 +128,8 @@ def commands_of(block: Block, folder: Path) -> list[list[str]]:
     """
     record = folder / "commands"
     functions = (
-        f'{name}() {{ command_not_found_handle {name} "$@"; }}' for name in scripts_of(block)
+        f'{name}() {{ command_not_found_handle {name} "$@"; }}'
+        for name in scripts_of(block)
     )
     script = "\n".join([_RECORDER, *functions, block.text, "wait"])
     done = subprocess.run(

@@ -151,7 +151,9 @@ class S3Server:
                             SECRET_KEY,
                             ["Admin", "Read", "Write", "List", "Tagging"],
                         ),
-                        _identity("reader", READER_KEY, READER_SECRET, ["Read", "List"]),
+                        _identity(
+                            "reader", READER_KEY, READER_SECRET, ["Read", "List"]
+                        ),
                     ]
                 }
             )
@@ -266,7 +268,9 @@ class S3Server:
         return True
 
 
-def _identity(name: str, access_key: str, secret_key: str, actions: list[str]) -> dict[str, object]:
+def _identity(
+    name: str, access_key: str, secret_key: str, actions: list[str]
+) -> dict[str, object]:
     credentials = [{"accessKey": access_key, "secretKey": secret_key}]
     return {"name": name, "credentials": credentials, "actions": actions}
 
@@ -307,7 +311,9 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def start_s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], S3Server]]:
+def start_s3_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[], S3Server]]:
     """A function that starts a server of one's own, with empty data; all are stopped at the end of
     the session."""
     servers: list[S3Server] = []
@@ -390,7 +396,9 @@ def make_test_context(tmp_path: Path) -> Callable[[Store], Context]:
 
 
 @pytest.fixture
-def context(file_store: Store, make_test_context: Callable[[Store], Context]) -> Context:
+def context(
+    file_store: Store, make_test_context: Callable[[Store], Context]
+) -> Context:
     """The surroundings of a step over a store in a folder."""
     return make_test_context(file_store)
 
@@ -426,4 +434,6 @@ def package() -> Package:
 
     root = Path(__file__).resolve().parents[1]
     profile = load_profile("cpu", root / "tests" / "pipeline" / "images.toml")
-    return compile_aside(load_recipe(root / "recipes" / "demo.yaml"), 0, profile).package
+    return compile_aside(
+        load_recipe(root / "recipes" / "demo.yaml"), 0, profile
+    ).package

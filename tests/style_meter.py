@@ -39,7 +39,13 @@ VAGUE_NAMES = frozenset(" ".join(_VAGUE.values()).split())
 """Names that say nothing about the value they are bound to."""
 
 _QUESTION = re.compile(r"\s*(what|how|of|where|whether)\b", re.IGNORECASE)
-_LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+_LAYOUT = {
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
 
 
 @dataclass
@@ -72,16 +78,23 @@ class Counts:
             self.nodes += isinstance(node, ast.stmt | ast.expr)
             self.anys += isinstance(node, ast.Name) and node.id == "Any"
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                self.function_lines.append((node.end_lineno or node.lineno) - node.lineno + 1)
+                self.function_lines.append(
+                    (node.end_lineno or node.lineno) - node.lineno + 1
+                )
             name = _bound_name(node)
             if name and name not in {"self", "cls", "_"}:
                 self.names += 1
                 self.vague_names += name in VAGUE_NAMES
-            if isinstance(node, ast.Expr) and (docstring := _docstring(node)) is not None:
+            if (
+                isinstance(node, ast.Expr)
+                and (docstring := _docstring(node)) is not None
+            ):
                 self.docstrings += 1
                 self.nodes -= 2  # the statement and the string: they are no code
                 self.question_docstrings += bool(_QUESTION.match(docstring))
-                documented |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+                documented |= set(
+                    range(node.lineno, (node.end_lineno or node.lineno) + 1)
+                )
         code = set[int]()
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.COMMENT:
@@ -104,7 +117,9 @@ class Counts:
                 100 * self.question_docstrings / max(1, self.docstrings)
             ),
             "lines of a function, median": statistics.median(functions),
-            "lines of a function, 90th percentile": functions[int(0.9 * (len(functions) - 1))],
+            "lines of a function, 90th percentile": functions[
+                int(0.9 * (len(functions) - 1))
+            ],
             "lines of a function, most": functions[-1],
             f"lines over {MAX_COLUMNS} columns, %": 100 * self.long_lines / self.lines,
         }
@@ -125,7 +140,11 @@ def _docstring(node: ast.Expr) -> str | None:
 def product_files() -> list[Path]:
     """All Python files that are shipped or build what is shipped."""
     components, docker = ROOT / "components", ROOT / "docker"
-    return [ROOT / "pipeline.py", *sorted(components.rglob("*.py")), *sorted(docker.glob("*.py"))]
+    return [
+        ROOT / "pipeline.py",
+        *sorted(components.rglob("*.py")),
+        *sorted(docker.glob("*.py")),
+    ]
 
 
 def measure(files: Iterable[Path]) -> Counts:
@@ -146,9 +165,15 @@ def table(files: Iterable[Path]) -> str:
 
 def main() -> None:
     """Print the table, or write it into the page."""
-    parser = argparse.ArgumentParser(prog="python -m tests.style_meter", description=__doc__)
-    parser.add_argument("paths", nargs="*", type=Path, help="folders; default: the product code")
-    parser.add_argument("--page", action="store_true", help="write it into docs/development.md")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.style_meter", description=__doc__
+    )
+    parser.add_argument(
+        "paths", nargs="*", type=Path, help="folders; default: the product code"
+    )
+    parser.add_argument(
+        "--page", action="store_true", help="write it into docs/development.md"
+    )
     options = parser.parse_args()
     files = [file for path in options.paths for file in sorted(path.rglob("*.py"))]
     measured = table(files or product_files())

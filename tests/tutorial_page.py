@@ -19,7 +19,9 @@ def blocks() -> list[str]:
     return _BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
 
 
-def run_blocks(folder: Path, model: str, timeout: float | None) -> subprocess.CompletedProcess[str]:
+def run_blocks(
+    folder: Path, model: str, timeout: float | None
+) -> subprocess.CompletedProcess[str]:
     """Run all blocks in one shell, and return how it ended with all that it said.
 
     Args:
@@ -35,7 +37,11 @@ def run_blocks(folder: Path, model: str, timeout: float | None) -> subprocess.Co
         script.chmod(0o755)
     numbered = enumerate(blocks())
     marked = "\n".join(f"echo '{MARK} {number}'\n{block}" for number, block in numbered)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RATCHET_")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RATCHET_")
+    }
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", marked],
         cwd=folder,

@@ -23,5 +23,7 @@ def wait_until(
     while not condition():
         if process is not None and process.poll() is not None and not condition():
             text = log.read_text(encoding="utf-8")[-3000:] if log is not None else ""
-            raise AssertionError(f"the process ended with status {process.returncode}: {text}")
+            raise AssertionError(
+                f"the process ended with status {process.returncode}: {text}"
+            )
         time.sleep(0.005)

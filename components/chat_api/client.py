@@ -64,7 +64,9 @@ class ChatClient:
             base_url=access.url,
             timeout=settings.timeout_seconds,
             max_retries=settings.max_retries,
-            http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._restore_status]}),
+            http_client=openai.DefaultHttpxClient(
+                event_hooks={"response": [self._restore_status]}
+            ),
         )
         # True once an answer was understood: then address, key, model and parameters are right.
         self._answered = False
@@ -119,7 +121,9 @@ class ChatClient:
             raise Transient(f"{self._name} cannot be reached ({cause})") from None
         except openai.APIStatusError as error:
             document = _parsed(error.response.content)
-            return self._refused(error.status_code, document, error.response.content, payload)
+            return self._refused(
+                error.status_code, document, error.response.content, payload
+            )
         except (openai.APIError, ValueError) as error:
             raise self._malformed(self._shown(str(error))) from None
         return self._answer(body, payload)
@@ -137,16 +141,24 @@ class ChatClient:
     def _answer(self, body: bytes, payload: Mapping[str, Any]) -> ChatReply | Refusal:
         document = _parsed(body)
         max_tokens = payload.get(self._settings.max_tokens_parameter)
-        reply = read_reply(document, max_tokens if isinstance(max_tokens, int) else None)
+        reply = read_reply(
+            document, max_tokens if isinstance(max_tokens, int) else None
+        )
         if reply is not None:
             self._answered = True
             return reply
-        if self._answered and isinstance(document, dict) and document.get("choices") == []:
+        if (
+            self._answered
+            and isinstance(document, dict)
+            and document.get("choices") == []
+        ):
             # Gemini has no choice for a prompt that it blocks.
             return Refusal("refused: the answer has no choice in it")
         error = read_error(document)
         words = error.words if error is not None else body.decode("utf-8", "replace")
-        raise self._malformed(f"its answer is no chat completion ({self._shown(words)})")
+        raise self._malformed(
+            f"its answer is no chat completion ({self._shown(words)})"
+        )
 
     def _restore_status(self, response: Any) -> None:
         """Give an error that came with status 200 the status that it names.
@@ -192,7 +204,9 @@ class ChatClient:
             return Refusal(f"{reason}: {words}")
         access = self._access
         if status in (401, 403):
-            raise UserError(f"{self._name} refuses the key ({words}): set {access.key_variable}")
+            raise UserError(
+                f"{self._name} refuses the key ({words}): set {access.key_variable}"
+            )
         if status in (404, 405, 410):
             raise UserError(
                 f"{self._name} knows no model {self._settings.model!r}, or the address is wrong "
@@ -215,7 +229,11 @@ class ChatClient:
         names = [name for name in payload if name not in FIXED_PARAMETERS]
         refused = [name for name in names if name in error.parameters]
         if not refused:
-            refused = [name for name in names if re.search(rf"(?<!\w){name}(?!\w)", error.words)]
+            refused = [
+                name
+                for name in names
+                if re.search(rf"(?<!\w){name}(?!\w)", error.words)
+            ]
         if not refused:
             return ""
         name = refused[0]
@@ -228,13 +246,19 @@ class ChatClient:
         # Once another answer was right, the address is right: this one was garbled on its way.
         if self._answered:
             return Transient(f"{self._name}: {reason}")
-        return UserError(f"{self._name}: {reason}; is {self._access.url_variable} right (…/v1)?")
+        return UserError(
+            f"{self._name}: {reason}; is {self._access.url_variable} right (…/v1)?"
+        )
 
     @property
     def _name(self) -> str:
         """Section and URL, without a user name, password or query that it may hold."""
         parts = urlsplit(str(self._client.base_url))
-        address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+        address = (
+            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip(
+                "/"
+            )
+        )
         return f"{self._access.section} {address}"
 
     def _shown(self, words: str) -> str:

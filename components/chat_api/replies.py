@@ -94,7 +94,9 @@ def read_reply(document: object, max_tokens: int | None = None) -> ChatReply | N
         text = ""
     elif not text.strip() and not cut_off:
         no_answer = _why_empty(message)
-    return ChatReply(text=text, cut_off=cut_off, num_tokens=num_tokens, no_answer=no_answer)
+    return ChatReply(
+        text=text, cut_off=cut_off, num_tokens=num_tokens, no_answer=no_answer
+    )
 
 
 def first_choice(document: object) -> JsonObject | None:
@@ -126,7 +128,10 @@ def _text_of(content: object) -> str:
         return content
     if isinstance(content, list):
         return "".join(_text_of(part) for part in content)
-    if isinstance(content, dict) and content.get("type", "text") in ("text", "output_text"):
+    if isinstance(content, dict) and content.get("type", "text") in (
+        "text",
+        "output_text",
+    ):
         return _text_of(content.get("text", content.get("value")))
     return ""
 
@@ -139,7 +144,9 @@ def _why_empty(message: JsonObject) -> str:
     for name in _REASONING_FIELDS:
         thoughts = message.get(name)
         if thoughts:
-            return f"no text but {len(str(thoughts))} characters of thoughts in `{name}`"
+            return (
+                f"no text but {len(str(thoughts))} characters of thoughts in `{name}`"
+            )
     if isinstance(message.get("content"), list) and message["content"]:
         return "no text in the parts of its content"
     if message.get("tool_calls") or message.get("function_call"):

@@ -38,7 +38,16 @@ _BUSY = re.compile(
 )
 _REFUSED_PROMPT_STATUSES = frozenset({400, 403, 413, 422, 451, 500})
 """Statuses with which servers refuse a prompt. Older versions of llama.cpp and gateways send 500."""
-_WORD_FIELDS = ("message", "detail", "msg", "status_msg", "error", "errors", "title", "reason")
+_WORD_FIELDS = (
+    "message",
+    "detail",
+    "msg",
+    "status_msg",
+    "error",
+    "errors",
+    "title",
+    "reason",
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,9 @@ class ServerError:
         """
         if status == 429:
             # One request larger than the limit of a minute: no pause lets it pass.
-            is_too_large = re.search(r"request too large|must be reduced", self.words, re.I)
+            is_too_large = re.search(
+                r"request too large|must be reduced", self.words, re.I
+            )
             return "refused (context length)" if is_too_large else ""
         if status not in _REFUSED_PROMPT_STATUSES:
             return ""
@@ -80,7 +91,9 @@ class ServerError:
 
     def is_about_quota(self, status: int) -> bool:
         """Return True if the account has nothing left, which no pause mends."""
-        return status == 402 or (status in (400, 403, 429) and bool(self._found(_NO_QUOTA)))
+        return status == 402 or (
+            status in (400, 403, 429) and bool(self._found(_NO_QUOTA))
+        )
 
     def is_final(self, status: int) -> bool:
         """Return True if the same request will be refused again, whatever the status says."""
@@ -131,7 +144,9 @@ def _error_part(document: JsonObject) -> object:
     if choice is not None:
         # OpenRouter: a choice that broke off has an error beside its text.
         has_failed = finish_reason(choice) in FAILED
-        broken = choice.get("error") or {"message": f"finish_reason {finish_reason(choice)}"}
+        broken = choice.get("error") or {
+            "message": f"finish_reason {finish_reason(choice)}"
+        }
         return {"code": 502, **_as_object(broken)} if has_failed else None
     outcome = document.get("base_resp")
     if isinstance(outcome, dict) and outcome.get("status_code"):
@@ -195,7 +210,9 @@ def _codes(error: JsonObject) -> tuple[str, ...]:
     if isinstance(inner, dict):
         # Azure: {"code": "ResponsibleAIPolicyViolation"}.
         values.append(inner.get("code"))
-    return tuple(value for value in values if isinstance(value, str) and not value.isdecimal())
+    return tuple(
+        value for value in values if isinstance(value, str) and not value.isdecimal()
+    )
 
 
 def _parameters(error: JsonObject) -> tuple[str, ...]:

@@ -84,7 +84,9 @@ def bundle_of(recipe: Recipe, recipe_path: Path) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as bundle:
         for path_in_bundle, file in sorted(files.items()):
-            bundle.writestr(zipfile.ZipInfo(path_in_bundle, _ZIP_TIME), file.read_bytes())
+            bundle.writestr(
+                zipfile.ZipInfo(path_in_bundle, _ZIP_TIME), file.read_bytes()
+            )
     if buffer.tell() > MAX_BYTES:
         names = ", ".join(recipe.data.own_code)
         raise UserError(
@@ -151,7 +153,10 @@ def _named_files(source: Path, root: Path, name: OwnName) -> Files:
 def _module_file(name: OwnName, roots: list[Path]) -> Path:
     relative = Path(*name.module.split("."))
     for root in roots:
-        for candidate in (root / relative.with_suffix(".py"), root / relative / "__init__.py"):
+        for candidate in (
+            root / relative.with_suffix(".py"),
+            root / relative / "__init__.py",
+        ):
             if candidate.is_file():
                 return candidate
     raise UserError(
@@ -168,7 +173,11 @@ def _top_level(module: str, roots: list[Path]) -> Files:
             continue
         folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
         if not folders and spec.origin is not None:
-            return {f"{module}.py": Path(spec.origin)} if spec.origin.endswith(".py") else {}
+            return (
+                {f"{module}.py": Path(spec.origin)}
+                if spec.origin.endswith(".py")
+                else {}
+            )
         return {
             file.relative_to(folder.parent).as_posix(): file
             for folder in folders
@@ -223,4 +232,6 @@ def _parsed(file: Path, name: OwnName) -> ast.Module:
         line = getattr(error, "lineno", 0)
         raise UserError(f"verifier {name}: {file}, line {line}: {error}") from None
     except OSError as error:
-        raise UserError(f"verifier {name}: {file} cannot be read ({error.strerror})") from None
+        raise UserError(
+            f"verifier {name}: {file} cannot be read ({error.strerror})"
+        ) from None

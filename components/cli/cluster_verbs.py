@@ -56,14 +56,17 @@ def add_verbs(app: typer.Typer) -> None:
 def compile_(
     command: typer.Context,
     recipe: RecipeFile,
-    output: Annotated[Path, output_option("FILE", "Write the pipeline's YAML to FILE.")],
+    output: Annotated[
+        Path, output_option("FILE", "Write the pipeline's YAML to FILE.")
+    ],
     override: Override = None,
     rounds: Rounds = 4,
     profile: ProfileName = "cpu",
     form: Annotated[
         Literal["kfp", "kubernetes"],
         typer.Option(
-            "--format", help="For the UI and `submit`, or objects for GitOps (KFP's native API)."
+            "--format",
+            help="For the UI and `submit`, or objects for GitOps (KFP's native API).",
         ),
     ] = "kfp",
     namespace: Namespace = "",
@@ -120,9 +123,13 @@ def submit(
     options: ClusterOptions,
     name: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Name of the run; by default after recipe and commit."),
+        typer.Option(
+            metavar="NAME", help="Name of the run; by default after recipe and commit."
+        ),
     ] = "",
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has ended.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the run has ended.")
+    ] = False,
     timeout_hours: Annotated[
         float, typer.Option(min=0, help="Wait no longer; 0: without end.")
     ] = 0,
@@ -136,7 +143,10 @@ def submit(
         ),
     ] = 3,
     again: Annotated[
-        bool, typer.Option("--again", help="Begin another run where there is one of this name.")
+        bool,
+        typer.Option(
+            "--again", help="Begin another run where there is one of this name."
+        ),
     ] = False,
     again_if: Annotated[
         Literal["", "failed"],
@@ -147,7 +157,8 @@ def submit(
         ),
     ] = "",
     summary: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Append the verdict as Markdown.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Append the verdict as Markdown."),
     ] = None,
     outputs_file: Annotated[
         Path | None,
@@ -176,18 +187,24 @@ def submit(
     from components.cli.cluster.summary import outputs, summary_page, verdict_of
     from components.cli.cluster.wait import EXIT_CODES, Waiting
 
-    package, default_name = load_package(builder_of(command), options, _is_ready(options))
+    package, default_name = load_package(
+        builder_of(command), options, _is_ready(options)
+    )
     submission = _plan(package, options, name, default_name)
     pipelines = _pipelines(options)
     for warning in warnings(package):
         print_note(warning)
     again_if_failed = again_if == "failed"
-    started = start(pipelines, submission, again=again, again_if_failed=again_if_failed, ui=ui)
+    started = start(
+        pipelines, submission, again=again, again_if_failed=again_if_failed, ui=ui
+    )
     verb = "joined" if started.attached else "began"
     print_note(f"{verb} run {submission.name}: {started.state}\n{started.url}")
     if started.attached and started.state == "SUCCEEDED" and not name:
         and_data = " and data" if submission.inputs_digest else ""
-        print_note(f"nothing changed: this run had the same code, recipe, parameters{and_data}")
+        print_note(
+            f"nothing changed: this run had the same code, recipe, parameters{and_data}"
+        )
     status = 0
     if wait:
         waiting = Waiting(
@@ -265,12 +282,19 @@ def schedule(
     command: typer.Context,
     options: ClusterOptions,
     cron: Annotated[
-        str, typer.Option(metavar="CRON", help="Time of the runs: '0 3 * * 1' is Mondays at 3 UTC.")
+        str,
+        typer.Option(
+            metavar="CRON", help="Time of the runs: '0 3 * * 1' is Mondays at 3 UTC."
+        ),
     ] = "",
-    remove: Annotated[bool, typer.Option("--remove", help="Delete the schedule.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Delete the schedule.")
+    ] = False,
     name: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Name of the schedule; by default the pipeline's."),
+        typer.Option(
+            metavar="NAME", help="Name of the schedule; by default the pipeline's."
+        ),
     ] = "",
 ) -> None:
     """Create or update the recurring run of this name. Idempotent."""
@@ -281,18 +305,26 @@ def schedule(
         raise UserError("say either --cron '0 3 * * 1' or --remove")
     checked_cron = "" if remove else schedules.checked_cron(cron)
     # Also to remove: by default a schedule has the name of the pipeline.
-    package, _ = load_package(builder_of(command), options, None if remove else _is_ready(options))
+    package, _ = load_package(
+        builder_of(command), options, None if remove else _is_ready(options)
+    )
     schedule_name = name or package.name
     outcome: schedules.Outcome
     recurring_run_id = ""
     if remove:
-        outcome = schedules.unschedule(_pipelines(options), options.experiment, schedule_name)
+        outcome = schedules.unschedule(
+            _pipelines(options), options.experiment, schedule_name
+        )
     else:
         submission = _plan(package, options, schedule_name)
         outcome, recurring_run_id = schedules.schedule(
             _pipelines(options), submission, schedule_name, checked_cron
         )
-    document = {"schedule": schedule_name, "done": outcome, "recurring_run_id": recurring_run_id}
+    document = {
+        "schedule": schedule_name,
+        "done": outcome,
+        "recurring_run_id": recurring_run_id,
+    }
     print_result(document, options.as_json, f"schedule {schedule_name}: {outcome}")
 
 
@@ -394,7 +426,9 @@ def _pipelines(options: ClusterOptions) -> Pipelines:
     from components.cli.cluster.kfp_calls import ApiPatience, access_from
     from components.cli.cluster.tenancy import check_tenancy, check_version
 
-    access = access_from(os.environ, options.endpoint, options.namespace, options.token_file)
+    access = access_from(
+        os.environ, options.endpoint, options.namespace, options.token_file
+    )
     pipelines = Pipelines(access, ApiPatience())
     health = pipelines.health()
     check_version(health)

@@ -90,7 +90,10 @@ def explain(context: Context, view: RunView, query: str) -> list[RowStory]:
         )
     ids = {story.row for story in stories}
     taught = _taught(context, view, ids)
-    return [story.model_copy(update={"taught": taught.get(story.row, [])}) for story in stories]
+    return [
+        story.model_copy(update={"taught": taught.get(story.row, [])})
+        for story in stories
+    ]
 
 
 def _of_data(context: Context, view: RunView, query: str) -> Iterator[RowStory]:
@@ -114,7 +117,8 @@ def _of_data(context: Context, view: RunView, query: str) -> Iterator[RowStory]:
                 row=origin,
                 origin="rejected by prepare",
                 fate=str(dropped.get("reason", "")),
-                prompt=_prompt(row) or json.dumps(row, ensure_ascii=False, sort_keys=True),
+                prompt=_prompt(row)
+                or json.dumps(row, ensure_ascii=False, sort_keys=True),
                 answer=str(row.get("completion", "")),
                 filters=[
                     FilterDecision(
@@ -130,7 +134,9 @@ def _data_story(row: JsonObject, split: str) -> RowStory:
     is_row = "completion" in row
     reference = row.get("reference")
     expected = str(reference.get("answer", "")) if isinstance(reference, dict) else ""
-    fate = "in every mix" if split == _LABELLED_SPLIT else f"in {split}, and never taught"
+    fate = (
+        "in every mix" if split == _LABELLED_SPLIT else f"in {split}, and never taught"
+    )
     if split == "unlabelled":
         fate = "asked in a round, and taught by accepted samples alone"
     return RowStory(
@@ -164,7 +170,9 @@ def _of_selection(
     for row in _rows(context, select, artifacts.ACCEPTED):
         if _is_meant(row, query):
             provenance = row.get("provenance")
-            yield _accepted(row, provenance if isinstance(provenance, dict) else {}, summary)
+            yield _accepted(
+                row, provenance if isinstance(provenance, dict) else {}, summary
+            )
     for dropped in _rows(context, select, artifacts.DROPPED):
         row = dropped["row"]
         name = sample_id(row, summary.round)
@@ -178,7 +186,9 @@ def _of_selection(
                     prompt=_prompt(row),
                     answer=str(row.get("text", "")),
                     filters=_decisions(
-                        summary.filters, str(dropped["reason"]), str(dropped.get("detail", ""))
+                        summary.filters,
+                        str(dropped["reason"]),
+                        str(dropped.get("detail", "")),
                     ),
                     scores=scores if isinstance(scores, dict) else {},
                 ),
@@ -202,7 +212,9 @@ def _accepted(
     return story, str(provenance.get("prompt_id", ""))
 
 
-def _decisions(filters: dict[str, FilterCounts], reason: str, detail: str) -> list[FilterDecision]:
+def _decisions(
+    filters: dict[str, FilterCounts], reason: str, detail: str
+) -> list[FilterDecision]:
     """Return what each filter did with a sample, in the order in which they worked.
 
     Args:
@@ -214,13 +226,17 @@ def _decisions(filters: dict[str, FilterCounts], reason: str, detail: str) -> li
     if reason and reason not in filters:
         # A sample that was cut off, or without an answer, comes to no filter.
         first = FilterDecision(filter=reason, decision="dropped", detail=detail)
-        unreached = [FilterDecision(filter=name, decision="not reached") for name in names]
+        unreached = [
+            FilterDecision(filter=name, decision="not reached") for name in names
+        ]
         return [first, *unreached]
     decisions: list[FilterDecision] = []
     decision = "passed"
     for name in names:
         if name == reason:
-            decisions.append(FilterDecision(filter=name, decision="dropped", detail=detail))
+            decisions.append(
+                FilterDecision(filter=name, decision="dropped", detail=detail)
+            )
             decision = "not reached"
         else:
             decisions.append(FilterDecision(filter=name, decision=decision))
@@ -298,9 +314,13 @@ def print_stories(console: Console, stories: list[RowStory]) -> None:
         if number:
             console.print()
         style = "green" if story.fate in ("accepted", "in every mix") else "yellow"
-        title = Text.assemble((story.row, "bold"), f"  {story.origin}: ", (story.fate, style))
+        title = Text.assemble(
+            (story.row, "bold"), f"  {story.origin}: ", (story.fate, style)
+        )
         console.print(title)
-        scores = ", ".join(f"{name} {_short(value)}" for name, value in story.scores.items())
+        scores = ", ".join(
+            f"{name} {_short(value)}" for name, value in story.scores.items()
+        )
         for name, text in (
             ("prompt", story.prompt),
             ("answer", story.answer),
@@ -313,17 +333,21 @@ def print_stories(console: Console, stories: list[RowStory]) -> None:
             detail = f": {decision.detail}" if decision.detail else ""
             console.print(_line(decision.filter, f"{decision.decision}{detail}"))
         for taught in story.taught:
-            text = (
-                f"weight {taught.weight:.3g} in the mix of round {taught.round} ({taught.verdict})"
-            )
+            text = f"weight {taught.weight:.3g} in the mix of round {taught.round} ({taught.verdict})"
             console.print(_line("taught", text))
         if not story.taught:
             console.print(_line("taught", "in no mix"))
 
 
 def _line(name: str, text: str) -> Text:
-    return Text.assemble((f"  {cut(name, 20):<14} ", "dim"), cut(text, SHOWN_CHARACTERS))
+    return Text.assemble(
+        (f"  {cut(name, 20):<14} ", "dim"), cut(text, SHOWN_CHARACTERS)
+    )
 
 
 def _short(value: JsonValue) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    return (
+        f"{value:.4g}"
+        if isinstance(value, float)
+        else json.dumps(value, ensure_ascii=False)
+    )

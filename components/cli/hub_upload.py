@@ -30,7 +30,9 @@ class Uploaded:
     """False: the repository had these very files."""
 
 
-def upload(context: Context, name: str, target: str, *, private: bool = True) -> Uploaded:
+def upload(
+    context: Context, name: str, target: str, *, private: bool = True
+) -> Uploaded:
     """Upload the release in force; the repository then has its files and no others.
 
     The hub takes a commit whole or not at all. Done again, nothing changes: files that are there
@@ -49,14 +51,18 @@ def upload(context: Context, name: str, target: str, *, private: bool = True) ->
     """
     match = _REPOSITORY.fullmatch(target)
     if match is None:
-        raise UserError(f"{target}: write hf://org/model, without a revision: its version is one")
+        raise UserError(
+            f"{target}: write hf://org/model, without a revision: its version is one"
+        )
     repository = match[1]
     line = lines_of(context, name)[-1]
     folder = ledger.fetch_release(context, ledger.receipt_of(context, line))
     import huggingface_hub
 
     endpoint = context.environment.get("HF_ENDPOINT") or None
-    api = huggingface_hub.HfApi(endpoint=endpoint, token=context.environment.get("HF_TOKEN"))
+    api = huggingface_hub.HfApi(
+        endpoint=endpoint, token=context.environment.get("HF_TOKEN")
+    )
     huggingface_hub.utils.disable_progress_bars()
     bound_silence(PATIENCE)
     try:
@@ -71,7 +77,12 @@ def upload(context: Context, name: str, target: str, *, private: bool = True) ->
             delete_patterns="*",
         )
         api.create_tag(repository, tag=line.version, revision=commit.oid, exist_ok=True)
-    except (OSError, ValueError, RuntimeError, huggingface_hub.errors.HTTPError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        huggingface_hub.errors.HTTPError,
+    ) as error:
         raise _hub_error(target, error) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -26,7 +26,12 @@ from components.cli.collect.verb import add_verb as add_gc_verb
 from components.cli.estimate.verb import add_verb as add_estimate_verb
 from components.cli.first_steps.verbs import add_verbs as add_first_verbs
 from components.cli.intake.verb import add_verb as add_intake_verb
-from components.cli.messages import let_streams_take_any_text, print_error, print_json, print_result
+from components.cli.messages import (
+    let_streams_take_any_text,
+    print_error,
+    print_json,
+    print_result,
+)
 from components.cli.options import (
     AsJson,
     LocalRounds,
@@ -72,7 +77,9 @@ class Verbs(TyperGroup):
             # Of a path that was given: a file where a folder is meant, or one of somebody else.
             if error.filename is None:
                 raise
-            print_error(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}")
+            print_error(
+                f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}"
+            )
             raise typer.Exit(UserError.exit_code) from None
         except typer.Abort:
             print_error("stopped; nothing was written")
@@ -96,7 +103,9 @@ Runner = Annotated[
     Literal["process", "docker"],
     typer.Option(help="Run each task as a process of this Python, or in a container."),
 ]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="Run; by default the one begun last.")]
+RunId = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run; by default the one begun last.")
+]
 
 
 add_first_verbs(app)
@@ -111,7 +120,9 @@ def run(
     rounds: LocalRounds = 4,
     resume_from: Annotated[
         str,
-        typer.Option(metavar="URI", help="Continue from this state, the URI of a decide receipt."),
+        typer.Option(
+            metavar="URI", help="Continue from this state, the URI of a decide receipt."
+        ),
     ] = "",
     runner: Runner = "process",
     memory: Annotated[
@@ -168,10 +179,14 @@ def _refuse_container_options(command: typer.Context) -> None:
     for name in ("memory", "network"):
         source = command.get_parameter_source(name)
         if source is not None and source.name != "DEFAULT":
-            raise UserError(f"--{name} is for containers: add --runner docker, or leave it out")
+            raise UserError(
+                f"--{name} is for containers: add --runner docker, or leave it out"
+            )
 
 
-def _containers(runner: str, memory: str, network: str, recipe: Recipe) -> Containers | None:
+def _containers(
+    runner: str, memory: str, network: str, recipe: Recipe
+) -> Containers | None:
     """Return the options of the containers; None where tasks are processes."""
     from components.cli.local.docker_runner import Containers
     from components.cli.needed_variables import needs_of
@@ -203,7 +218,9 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
     if view.tasks:
         print_run(console, view)
     if view.published is not None:
-        console.print(Text(f"model  {view.store}/{view.published.prefix}"), soft_wrap=True)
+        console.print(
+            Text(f"model  {view.store}/{view.published.prefix}"), soft_wrap=True
+        )
     if view.waits_for_approval:
         print_waiting(console, view)
     if outcome.report:
@@ -237,7 +254,9 @@ def campaign_process(
         resume_from=resume_from,
         containers=Containers(**json.loads(containers)) if containers else None,
     )
-    raise typer.Exit(carry_out(builder_of(command), campaign, folder, tasks_file, parent))
+    raise typer.Exit(
+        carry_out(builder_of(command), campaign, folder, tasks_file, parent)
+    )
 
 
 add_estimate_verb(app)
@@ -252,7 +271,9 @@ add_gc_verb(app)
 
 
 @app.command()
-def status(run_id: RunId = "latest", store: StoreUri = "", as_json: AsJson = False) -> None:
+def status(
+    run_id: RunId = "latest", store: StoreUri = "", as_json: AsJson = False
+) -> None:
     """Show how far a run is: its rounds, tasks and errors."""
     from components.cli.show import print_run, print_waiting
     from components.report.runs import load_run
@@ -273,7 +294,10 @@ def status(run_id: RunId = "latest", store: StoreUri = "", as_json: AsJson = Fal
 @app.command()
 def show(
     target: Annotated[
-        str, typer.Argument(metavar="REF", help="step/key, a receipt's URI or a pointer artifact.")
+        str,
+        typer.Argument(
+            metavar="REF", help="step/key, a receipt's URI or a pointer artifact."
+        ),
     ],
     store: StoreUri = "",
     as_json: AsJson = False,

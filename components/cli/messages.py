@@ -40,7 +40,9 @@ def as_json_text(document: Mapping[str, object], indent: int | None = None) -> s
     """Return a JSON document that standard output can hold."""
     # Escapes of JSON, where an encoding lacks letters: those of Python are none.
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    return json.dumps(document, indent=indent, sort_keys=True, ensure_ascii=not is_unicode)
+    return json.dumps(
+        document, indent=indent, sort_keys=True, ensure_ascii=not is_unicode
+    )
 
 
 def print_note(text: str, style: str = "") -> None:

@@ -23,15 +23,41 @@ class Need:
 
 _PLATFORM_NEEDS: dict[Platform, tuple[Need, ...]] = {
     "model-registry": (
-        Need("MODEL_REGISTRY_URL", "announce.to: model-registry", "the registry's address"),
-        Need("MODEL_REGISTRY_TOKEN", "announce.to: model-registry", "the registry's token", False),
+        Need(
+            "MODEL_REGISTRY_URL",
+            "announce.to: model-registry",
+            "the registry's address",
+        ),
+        Need(
+            "MODEL_REGISTRY_TOKEN",
+            "announce.to: model-registry",
+            "the registry's token",
+            False,
+        ),
     ),
     "mlflow": (
         Need("MLFLOW_TRACKING_URI", "announce.to: mlflow", "the server's address"),
-        Need("MLFLOW_TRACKING_TOKEN", "announce.to: mlflow", "the server's token", False),
-        Need("MLFLOW_TRACKING_USERNAME", "announce.to: mlflow", "a user of the server", False),
-        Need("MLFLOW_TRACKING_PASSWORD", "announce.to: mlflow", "that user's password", False),
-        Need("MLFLOW_EXPERIMENT_NAME", "announce.to: mlflow", "the experiment of runs", False),
+        Need(
+            "MLFLOW_TRACKING_TOKEN", "announce.to: mlflow", "the server's token", False
+        ),
+        Need(
+            "MLFLOW_TRACKING_USERNAME",
+            "announce.to: mlflow",
+            "a user of the server",
+            False,
+        ),
+        Need(
+            "MLFLOW_TRACKING_PASSWORD",
+            "announce.to: mlflow",
+            "that user's password",
+            False,
+        ),
+        Need(
+            "MLFLOW_EXPERIMENT_NAME",
+            "announce.to: mlflow",
+            "the experiment of runs",
+            False,
+        ),
     ),
 }
 
@@ -64,7 +90,11 @@ def _needs_of(recipe: Recipe) -> Iterator[Need]:
     if recipe.generate.engine == "openai":
         # A server of one's own takes any key, and the client refuses none.
         yield Need("OPENAI_API_KEY", "generate.engine: openai", "the endpoint's key")
-        yield Need("OPENAI_BASE_URL", "generate.engine: openai", "the endpoint's URL", False)
+        yield Need(
+            "OPENAI_BASE_URL", "generate.engine: openai", "the endpoint's URL", False
+        )
     if recipe.select.judge is not None:
-        yield Need("RATCHET_JUDGE_URL", "select.judge", "the judge's URL, https://host/v1")
+        yield Need(
+            "RATCHET_JUDGE_URL", "select.judge", "the judge's URL, https://host/v1"
+        )
         yield Need("RATCHET_JUDGE_KEY", "select.judge", "the judge's key", False)

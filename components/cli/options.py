@@ -35,7 +35,9 @@ def with_home(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
-        raise UserError(f"{path}: there is no home folder for {path.parts[0]}") from None
+        raise UserError(
+            f"{path}: there is no home folder for {path.parts[0]}"
+        ) from None
 
 
 def output_option(metavar: str, meaning: str) -> Any:
@@ -45,14 +47,19 @@ def output_option(metavar: str, meaning: str) -> Any:
         metavar: FILE or FOLDER.
         meaning: Help text.
     """
-    return typer.Option("-o", "--output", metavar=metavar, callback=path_of_user, help=meaning)
+    return typer.Option(
+        "-o", "--output", metavar=metavar, callback=path_of_user, help=meaning
+    )
 
 
 # typer reads these annotations at run time and does not know `str | None` in a string on every
 # Python we support.
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")
+]
 RecipeOrPackage = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="Recipe, or a package that `compile` made.")
+    Path,
+    typer.Argument(metavar="RECIPE", help="Recipe, or a package that `compile` made."),
 ]
 RecipeToCheck = Annotated[
     Optional[Path],  # noqa: UP045
@@ -61,7 +68,9 @@ RecipeToCheck = Annotated[
 Override = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change the recipe: section.key=value. May be repeated."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change the recipe: section.key=value. May be repeated.",
     ),
 ]
 StoreUri = Annotated[
@@ -78,11 +87,15 @@ StoreUri = Annotated[
 Rounds = Annotated[
     int,
     typer.Option(
-        min=0, max=4, help="Rounds unrolled; for more, start another run with resume_from."
+        min=0,
+        max=4,
+        help="Rounds unrolled; for more, start another run with resume_from.",
     ),
 ]
 # More than on a cluster: here no Workflow object limits the number of tasks.
-LocalRounds = Annotated[int, typer.Option(min=0, max=16, help="Rounds unrolled into the pipeline.")]
+LocalRounds = Annotated[
+    int, typer.Option(min=0, max=16, help="Rounds unrolled into the pipeline.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 ProfileName = Annotated[
@@ -136,15 +149,23 @@ TokenFile = Annotated[
 Parameters = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
-        "--param", metavar="NAME=VALUE", help="A parameter of the pipeline. May be repeated."
+        "--param",
+        metavar="NAME=VALUE",
+        help="A parameter of the pipeline. May be repeated.",
     ),
 ]
-Experiment = Annotated[str, typer.Option(metavar="NAME", help="Kubeflow's folder of runs.")]
-Account = Annotated[str, typer.Option(metavar="NAME", help="Service account of the pods.")]
+Experiment = Annotated[
+    str, typer.Option(metavar="NAME", help="Kubeflow's folder of runs.")
+]
+Account = Annotated[
+    str, typer.Option(metavar="NAME", help="Service account of the pods.")
+]
 Commit = Annotated[
     str,
     typer.Option(
-        metavar="SHA", show_default=False, help="Commit of the code; by default this checkout's."
+        metavar="SHA",
+        show_default=False,
+        help="Commit of the code; by default this checkout's.",
     ),
 ]
 
@@ -182,14 +203,18 @@ def with_cluster_options(verb: Callable[..., None]) -> Callable[..., None]:
     ]
     verb_hints = get_type_hints(verb, include_extras=True)
     verb_parameters = [
-        parameter.replace(annotation=verb_hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        parameter.replace(
+            annotation=verb_hints[name], kind=inspect.Parameter.KEYWORD_ONLY
+        )
         for name, parameter in inspect.signature(verb).parameters.items()
         if name != "options"
     ]
 
     @functools.wraps(verb)
     def command(**values: Any) -> None:
-        shared_values = {field.name: values.pop(field.name) for field in fields(ClusterOptions)}
+        shared_values = {
+            field.name: values.pop(field.name) for field in fields(ClusterOptions)
+        }
         verb(options=ClusterOptions(**shared_values), **values)
 
     # typer asks for the hints too, and finds them in the signature.

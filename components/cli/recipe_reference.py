@@ -49,12 +49,18 @@ def _sections(definitions: JsonObject, path: str, section: JsonObject) -> Iterat
         rows.append(f"| `{name}` | {values} | {default} | {_cell(meaning)} |")
     title = f"## {path or 'The whole recipe'}"
     yield f"{title}\n\n{_cell(section.get('description', ''))}\n"
-    yield "| key | values | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    yield (
+        "| key | values | default | meaning |\n|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
+    )
     for key, inner in below:
         yield from _sections(definitions, key, inner)
 
 
-def _inner_section(definitions: JsonObject, field: JsonObject) -> tuple[JsonObject | None, str]:
+def _inner_section(
+    definitions: JsonObject, field: JsonObject
+) -> tuple[JsonObject | None, str]:
     """Return (the section that a field holds, `[]` for a list of them), or None without one."""
     for choice in (field, *field.get("anyOf", ())):
         suffix = ""
@@ -71,7 +77,9 @@ def _default(field: JsonObject, inner: JsonObject | None) -> str:
     default = field.get("default")
     if inner is not None and isinstance(default, dict):
         return "see below"
-    return "–" if default in (None, "") else f"`{json.dumps(default, ensure_ascii=False)}`"
+    return (
+        "–" if default in (None, "") else f"`{json.dumps(default, ensure_ascii=False)}`"
+    )
 
 
 def _values(field: JsonObject, definitions: JsonObject) -> str:
@@ -81,7 +89,11 @@ def _values(field: JsonObject, definitions: JsonObject) -> str:
         return " or ".join(dict.fromkeys(choices))
     if "$ref" in field:
         definition = definitions[field["$ref"].rpartition("/")[2]]
-        return "a section" if "properties" in definition else _values(definition, definitions)
+        return (
+            "a section"
+            if "properties" in definition
+            else _values(definition, definitions)
+        )
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if "const" in field:

@@ -14,7 +14,10 @@ from components.cli.stores import existing_run, open_context
 from components.errors import UserError
 
 ReleaseName = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of the releases, `publish.name` of the recipe.")
+    str,
+    typer.Argument(
+        metavar="NAME", help="Name of the releases, `publish.name` of the recipe."
+    ),
 ]
 
 
@@ -30,10 +33,14 @@ def add_verbs(app: typer.Typer) -> None:
 
 def releases(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Name; by default all names are listed.")
+        str,
+        typer.Argument(metavar="NAME", help="Name; by default all names are listed."),
     ] = "",
     latest: Annotated[
-        bool, typer.Option("--latest", help="Print the folder of the release in force, no more.")
+        bool,
+        typer.Option(
+            "--latest", help="Print the folder of the release in force, no more."
+        ),
     ] = False,
     checksums: Annotated[
         str,
@@ -46,23 +53,35 @@ def releases(
     as_json: AsJson = False,
 ) -> None:
     """List the releases of a name: what was compared, who asked, and which one is in force."""
-    from components.cli.releases import digests_of, document_of, lines_of, print_releases
+    from components.cli.releases import (
+        digests_of,
+        document_of,
+        lines_of,
+        print_releases,
+    )
     from components.runtime import ledger
 
     if checksums and not name:
-        raise UserError("--checksums is of one release: name it, as `releases` lists the names")
+        raise UserError(
+            "--checksums is of one release: name it, as `releases` lists the names"
+        )
     context = open_context(store)
     if not name:
         newest_versions = {
             release_name: lines_of(context, release_name)[-1].version
             for release_name in ledger.names(context)
         }
-        lines = [f"{release_name}  {version}" for release_name, version in newest_versions.items()]
+        lines = [
+            f"{release_name}  {version}"
+            for release_name, version in newest_versions.items()
+        ]
         text = "\n".join(lines) or "nothing was released yet"
         print_result({"names": newest_versions}, as_json, text)
     elif checksums:
         digests = digests_of(context, name, checksums)
-        checksum_lines = [f"{digest}  {file}" for file, digest in sorted(digests.items())]
+        checksum_lines = [
+            f"{digest}  {file}" for file, digest in sorted(digests.items())
+        ]
         print_result(digests, as_json, "\n".join(checksum_lines))
     elif as_json:
         print_json(document_of(context, name))
@@ -77,7 +96,8 @@ def approve(
     version: Annotated[
         str,
         typer.Option(
-            metavar="VERSION", help="Refuse unless this is what waits, as the report names it."
+            metavar="VERSION",
+            help="Refuse unless this is what waits, as the report names it.",
         ),
     ] = "",
     store: StoreUri = "",
@@ -151,7 +171,8 @@ def serve(
         str, typer.Option(metavar="NAME", help="Name of the InferenceService.")
     ] = "ratchet",
     namespace: Annotated[
-        str, typer.Option(metavar="NAMESPACE", help="Namespace of the InferenceService.")
+        str,
+        typer.Option(metavar="NAMESPACE", help="Namespace of the InferenceService."),
     ] = "ratchet",
     canary_percent: Annotated[
         int | None,
@@ -191,11 +212,16 @@ def serve(
 def upload(
     name: ReleaseName,
     target: Annotated[
-        str, typer.Argument(metavar="REPOSITORY", help="Repository of the hub, hf://org/model.")
+        str,
+        typer.Argument(
+            metavar="REPOSITORY", help="Repository of the hub, hf://org/model."
+        ),
     ],
     public: Annotated[
         bool,
-        typer.Option("--public", help="A repository that is made may be seen by everybody."),
+        typer.Option(
+            "--public", help="A repository that is made may be seen by everybody."
+        ),
     ] = False,
     store: StoreUri = "",
     as_json: AsJson = False,

@@ -16,7 +16,12 @@ from components.contracts.recipe.announce import Platform
 from components.contracts.releases import Line, OpeningId
 from components.errors import Corrupt, UserError
 from components.measures import measure_of
-from components.publish.announcing.announce import Announced, announce, announce_after, recipe_of
+from components.publish.announcing.announce import (
+    Announced,
+    announce,
+    announce_after,
+    recipe_of,
+)
 from components.publish.approval import approve
 from components.publish.openings import account_of
 from components.report.runs import load_run, published_receipt
@@ -142,7 +147,9 @@ def platforms_of(texts: Sequence[str]) -> tuple[Platform, ...]:
     names: tuple[Platform, ...] = get_args(Platform)
     for text in texts:
         if text not in names:
-            raise UserError(f"--to {text}: no such platform; there are {', '.join(names)}")
+            raise UserError(
+                f"--to {text}: no such platform; there are {', '.join(names)}"
+            )
     return tuple(name for name in names if name in texts)
 
 
@@ -199,9 +206,13 @@ def _openings(context: Context, lines: list[Line]) -> list[JsonValue]:
     """Return each opening of the prompts that these releases were decided on."""
     released_openings = {line.opening for line in lines if line.opening is not None}
     openings: list[JsonValue] = []
-    for prompts in dict.fromkeys(line.opening.prompts for line in lines if line.opening):
+    for prompts in dict.fromkeys(
+        line.opening.prompts for line in lines if line.opening
+    ):
         for number, opening in enumerate(ledger.read_openings(context, prompts), 1):
-            led_to_release = OpeningId(prompts=prompts, number=number) in released_openings
+            led_to_release = (
+                OpeningId(prompts=prompts, number=number) in released_openings
+            )
             openings.append(
                 {
                     "prompts": prompts,
@@ -220,7 +231,15 @@ def print_releases(console: Console, context: Context, name: str) -> None:
     lines = lines_of(context, name)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     score_title = f"{lines[-1].metric} [95 %]"
-    for title in ("line", "version", score_title, "decided on", "at", "asked by", "how"):
+    for title in (
+        "line",
+        "version",
+        score_title,
+        "decided on",
+        "at",
+        "asked by",
+        "how",
+    ):
         table.add_column(title, overflow="fold")
     for line in lines:
         measure = measure_of(line.metric)

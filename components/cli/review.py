@@ -101,7 +101,9 @@ def export_answers(
     return Exported(run_id=run_id, round=number, answers=len(rows), written=len(chosen))
 
 
-def import_verdicts(context: Context, run_id: str, number: int | None, file: Path) -> Imported:
+def import_verdicts(
+    context: Context, run_id: str, number: int | None, file: Path
+) -> Imported:
     """Store the verdicts of a file, and say how far the automatic measure agrees.
 
     Args:
@@ -149,10 +151,16 @@ def _round_of(
         number = max(refs_by_round)
     if number not in refs_by_round:
         rounds = ", ".join(map(str, sorted(refs_by_round)))
-        raise UserError(f"{run_id}: round {number} has no answers; rounds with answers: {rounds}")
+        raise UserError(
+            f"{run_id}: round {number} has no answers; rounds with answers: {rounds}"
+        )
     state = read_receipt(context, view.state_ref)
     campaign = load_campaign(context, receipt_uri(context, state))
-    return campaign, number, [read_receipt(context, ref) for ref in refs_by_round[number]]
+    return (
+        campaign,
+        number,
+        [read_receipt(context, ref) for ref in refs_by_round[number]],
+    )
 
 
 def _answers_by_round(view: RunView) -> dict[int, list[str]]:
@@ -164,7 +172,11 @@ def _answers_by_round(view: RunView) -> dict[int, list[str]]:
 
 
 def _rows(
-    context: Context, campaign: Campaign, run_id: str, number: int, shards: list[Receipt]
+    context: Context,
+    campaign: Campaign,
+    run_id: str,
+    number: int,
+    shards: list[Receipt],
 ) -> list[ReviewRow]:
     """Return the different answers of a round, with what people and the recipe say of them."""
     people = verdicts_in(context, read_batches(context, run_id, number))
@@ -186,7 +198,9 @@ def _rows(
             right=people.get(identity),
             prompt=scored.prompt.text,
             answer=scored.sample.text,
-            reference=reference_answer(scored.prompt) if scored.prompt.reference else "",
+            reference=reference_answer(scored.prompt)
+            if scored.prompt.reference
+            else "",
             automatic=verdict,
             samples=counts[identity],
         )
@@ -214,10 +228,14 @@ def _read(file: Path, answers: dict[str, ReviewRow], number: int) -> list[Review
             ) from None
         if row.id not in answers:
             short_id = cut(row.id, 40)
-            raise UserError(f"{file}:{line_number}: {short_id} is no answer of round {number}")
+            raise UserError(
+                f"{file}:{line_number}: {short_id} is no answer of round {number}"
+            )
         earlier = rows.get(row.id)
         if earlier is not None and earlier.right != row.right:
-            raise UserError(f"{file}:{line_number}: {row.id} comes twice, with two verdicts")
+            raise UserError(
+                f"{file}:{line_number}: {row.id} comes twice, with two verdicts"
+            )
         rows[row.id] = row
     return list(rows.values())
 

@@ -21,18 +21,25 @@ def add_verb(app: typer.Typer) -> None:
 def review(
     action: Annotated[
         Literal["export", "import"],
-        typer.Argument(metavar="export|import", help="Write answers to mark, or take verdicts."),
+        typer.Argument(
+            metavar="export|import", help="Write answers to mark, or take verdicts."
+        ),
     ],
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run, or latest.")],
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="import: the marked JSON Lines.")
+        Path | None,
+        typer.Argument(metavar="FILE", help="import: the marked JSON Lines."),
     ] = None,
-    output: Annotated[Path, output_option("FOLDER", "export: where to write.")] = Path("review"),
+    output: Annotated[Path, output_option("FOLDER", "export: where to write.")] = Path(
+        "review"
+    ),
     number: Annotated[
-        int | None, typer.Option("--round", metavar="N", help="Round; by default the newest.")
+        int | None,
+        typer.Option("--round", metavar="N", help="Round; by default the newest."),
     ] = None,
     limit: Annotated[
-        int, typer.Option(min=1, metavar="N", help="export: answers at most, drawn by lot.")
+        int,
+        typer.Option(min=1, metavar="N", help="export: answers at most, drawn by lot."),
     ] = 200,
     store: StoreUri = "",
     as_json: AsJson = False,

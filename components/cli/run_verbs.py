@@ -27,7 +27,9 @@ def add_verbs(app: typer.Typer) -> None:
 
 
 def runs(
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="The newest N runs.")] = 20,
+    limit: Annotated[
+        int, typer.Option(min=1, metavar="N", help="The newest N runs.")
+    ] = 20,
     store: StoreUri = "",
     as_json: AsJson = False,
 ) -> None:
@@ -47,23 +49,34 @@ def runs(
             # Such a run hides none of the others.
             print_note(f"{run_id}: written by an older Ratchet")
     if as_json:
-        documents = [{**summary_of(view), "begun": begun[view.run_id]} for view in views]
-        print_json({"store": context.store.root, "known": len(begun), "runs": documents})
+        documents = [
+            {**summary_of(view), "begun": begun[view.run_id]} for view in views
+        ]
+        print_json(
+            {"store": context.store.root, "known": len(begun), "runs": documents}
+        )
     elif not begun:
-        print_result({}, False, f"{context.store.root} holds no run yet; `run RECIPE` makes one")
+        print_result(
+            {}, False, f"{context.store.root} holds no run yet; `run RECIPE` makes one"
+        )
     else:
         days = {
-            run_id: time.strftime("%Y-%m-%d %H:%M", time.gmtime(begun[run_id])) for run_id in newest
+            run_id: time.strftime("%Y-%m-%d %H:%M", time.gmtime(begun[run_id]))
+            for run_id in newest
         }
         if views:
             print_runs(Console(), views, days)
         if len(begun) > limit:
-            print_result({}, False, f"{len(begun) - limit} older runs; --limit shows more")
+            print_result(
+                {}, False, f"{len(begun) - limit} older runs; --limit shows more"
+            )
 
 
 def diff(
     first: Annotated[str, typer.Argument(metavar="RUN", help="Run, or latest.")],
-    second: Annotated[str, typer.Argument(metavar="RUN", help="Another run.")] = "latest",
+    second: Annotated[
+        str, typer.Argument(metavar="RUN", help="Another run.")
+    ] = "latest",
     store: StoreUri = "",
     as_json: AsJson = False,
 ) -> None:
@@ -110,7 +123,8 @@ def watch(
         str, typer.Argument(metavar="RUN", help="Run; by default the one begun last.")
     ] = "latest",
     seconds: Annotated[
-        float, typer.Option("--every", min=0.2, metavar="SECONDS", help="Between two looks.")
+        float,
+        typer.Option("--every", min=0.2, metavar="SECONDS", help="Between two looks."),
     ] = 5.0,
     store: StoreUri = "",
     as_json: AsJson = False,

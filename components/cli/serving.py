@@ -99,13 +99,17 @@ def _existing(server: ApiServer, path: str, namespace: str, service: str) -> Jso
             "component `kserve` (manifests/README.md), or name yours by --service and --namespace"
         )
     if status == 404:
-        raise UserError(f"{server.server} does not know {API}: KServe is not installed there")
+        raise UserError(
+            f"{server.server} does not know {API}: KServe is not installed there"
+        )
     if status == 403:
         raise UserError(
             f"no permission to get inferenceservices in namespace {namespace} ({message}); `serve` "
             "needs get and patch"
         )
-    raise UserError(f"{server.server} does not show InferenceService {service}: {message}")
+    raise UserError(
+        f"{server.server} does not show InferenceService {service}: {message}"
+    )
 
 
 def _require_canary(current: Json, service: str, canary_percent: int | None) -> None:
@@ -118,7 +122,9 @@ def _require_canary(current: Json, service: str, canary_percent: int | None) -> 
         )
 
 
-def _fields(namespace: str, service: str, line: Line, uri: str, canary_percent: int | None) -> Json:
+def _fields(
+    namespace: str, service: str, line: Line, uri: str, canary_percent: int | None
+) -> Json:
     """Return the fields that `serve` owns. One that it owned before and leaves out is removed."""
     predictor: Json = {"model": {"storageUri": uri}}
     if canary_percent is not None:

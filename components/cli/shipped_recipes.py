@@ -27,7 +27,9 @@ def find_recipe(path: Path) -> Path:
     # A name such as recipes/../pipeline.py leads out of the folder.
     if shipped.resolve().parent != RECIPES_FOLDER or not shipped.is_file():
         return path
-    print_note(f"there is no {path} here; using the one that comes with Ratchet: {shipped}")
+    print_note(
+        f"there is no {path} here; using the one that comes with Ratchet: {shipped}"
+    )
     return shipped
 
 

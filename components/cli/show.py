@@ -28,7 +28,12 @@ from components.runtime.receipts import Receipt, read_receipt, ref_of_uri
 NARROW_COLUMNS = 100
 
 _STYLES = {"good": "green", "bad": "red", "warn": "yellow", "soft": "dim"}
-_TASK_STYLES = {"done": "green", "failed": "red", "reused": "dim", "unfinished": "yellow"}
+_TASK_STYLES = {
+    "done": "green",
+    "failed": "red",
+    "reused": "dim",
+    "unfinished": "yellow",
+}
 
 
 def print_run(console: Console, view: RunView, *, tasks: bool = False) -> None:
@@ -44,7 +49,10 @@ def print_run(console: Console, view: RunView, *, tasks: bool = False) -> None:
     _print(console, headline(view))
     if view.state is not None and view.state.history:
         console.print()
-        seconds = {record.round: round_seconds(view, record.round) for record in view.state.history}
+        seconds = {
+            record.round: round_seconds(view, record.round)
+            for record in view.state.history
+        }
         print_rounds(console, view.state.history, seconds)
     sentences = data_sentences(view)
     if sentences:
@@ -65,7 +73,9 @@ def print_waiting(console: Console, view: RunView) -> None:
     """Print that the champion waits for approval, and what releases it."""
     publication = view.publication
     assert publication is not None, "what waits was compared"
-    command = f"approve {view.run_id} --version {publication.version} --store {view.store}"
+    command = (
+        f"approve {view.run_id} --version {publication.version} --store {view.store}"
+    )
     text = f"waiting for approval: `{command}` releases {publication.name} {publication.version}"
     console.print(Text(text, style="yellow"), soft_wrap=True)
 
@@ -78,7 +88,9 @@ def _wall_time(view: RunView) -> str:
     return f"{text}, {percent(idle_share, 0)} of it not computing"
 
 
-def print_runs(console: Console, views: Sequence[RunView], begun: Mapping[str, str]) -> None:
+def print_runs(
+    console: Console, views: Sequence[RunView], begun: Mapping[str, str]
+) -> None:
     """Print a line or, on a narrow terminal, a few lines for each run.
 
     Args:
@@ -89,11 +101,22 @@ def print_runs(console: Console, views: Sequence[RunView], begun: Mapping[str, s
     if console.width < NARROW_COLUMNS:
         for view in views:
             style, label = outcome(view)
-            console.print(Text.assemble((view.run_id, "bold"), "  ", (label, _STYLES[style])))
-            _print(console, f"  {begun[view.run_id]}, {_rounds_done(view)}, {_gain(view)}")
+            console.print(
+                Text.assemble((view.run_id, "bold"), "  ", (label, _STYLES[style]))
+            )
+            _print(
+                console, f"  {begun[view.run_id]}, {_rounds_done(view)}, {_gain(view)}"
+            )
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("run", "begun (UTC)", "outcome", "rounds", "base → champion", "on test"):
+    for title in (
+        "run",
+        "begun (UTC)",
+        "outcome",
+        "rounds",
+        "base → champion",
+        "on test",
+    ):
         table.add_column(title, no_wrap=title != "run")
     for view in views:
         style, label = outcome(view)
@@ -133,7 +156,9 @@ def print_differences(console: Console, differences: Differences) -> None:
     if not differences.recipe:
         table.add_row("the same recipe", "", "")
     for difference in differences.recipe:
-        table.add_row(Text(difference.key), _value(difference.first), _value(difference.second))
+        table.add_row(
+            Text(difference.key), _value(difference.first), _value(difference.second)
+        )
     table.add_section()
     for difference in differences.outcome:
         table.add_row(
@@ -183,7 +208,9 @@ def print_rounds(
     console.print(table)
 
 
-def _print_round_lines(console: Console, record: RoundRecord, seconds: Mapping[int, float]) -> None:
+def _print_round_lines(
+    console: Console, record: RoundRecord, seconds: Mapping[int, float]
+) -> None:
     title = Text(f"round {record.round}  ", style="bold")
     console.print(title + _verdict(record))
     accepted = _accepted(record)
@@ -200,7 +227,9 @@ def _print(console: Console, text: str, style: str = "") -> None:
 def _print_tasks(console: Console, view: RunView) -> None:
     is_wide = console.width >= NARROW_COLUMNS
     for task in view.tasks:
-        console.print(_task_line(task, is_wide=is_wide), no_wrap=True, overflow="ellipsis")
+        console.print(
+            _task_line(task, is_wide=is_wide), no_wrap=True, overflow="ellipsis"
+        )
     for task in view.failed:
         reason = cut(task.last.error, 500)
         _print(console, f"{task.name}: {reason}", "red")
@@ -232,7 +261,9 @@ def _accepted(record: RoundRecord) -> str:
 
 
 def _verdict(record: RoundRecord) -> Text:
-    return Text(record.verdict, style="yellow" if record.verdict == "rejected" else "green")
+    return Text(
+        record.verdict, style="yellow" if record.verdict == "rejected" else "green"
+    )
 
 
 def _seconds(seconds: Mapping[int, float], record: RoundRecord) -> str:
@@ -257,7 +288,9 @@ def find_receipt(context: Context, target: str) -> Receipt:
         try:
             target = str(json.loads(path.read_text(encoding="utf-8"))["uri"])
         except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: not a pointer artifact (JSON with a `uri`)") from None
+            raise UserError(
+                f"{path}: not a pointer artifact (JSON with a `uri`)"
+            ) from None
     if "://" in target:
         return existing_receipt(context, ref_of_uri(context, target))
     step, slash, key = target.partition("/")
@@ -281,7 +314,9 @@ def existing_receipt(context: Context, ref: str) -> Receipt:
 def print_receipt(console: Console, receipt: Receipt, state: State | None) -> None:
     """Print a receipt for people; a state's rounds below it."""
     console.print(Text.assemble((receipt.step, "bold"), f"/{receipt.key}"))
-    _print_pairs(console, {"digest": receipt.digest, "code": receipt.code, "seed": receipt.seed})
+    _print_pairs(
+        console, {"digest": receipt.digest, "code": receipt.code, "seed": receipt.seed}
+    )
     _print_section(console, "inputs", receipt.inputs)
     _print_section(console, "summary", receipt.summary)
     _print_section(console, "config", receipt.config)

@@ -58,7 +58,9 @@ def check_run(context: Context, run_id: str) -> Findings:
     for task in view.tasks:
         for attempt in task.attempts:
             # Earlier attempts too: those of other code have receipts of their own.
-            refs += [attempt.receipt, *attempt.other_receipts] if attempt.receipt else []
+            refs += (
+                [attempt.receipt, *attempt.other_receipts] if attempt.receipt else []
+            )
     refs += named_receipts(view.tasks, view.state)
     receipts, findings = _read_receipts(context, refs)
     _add_way(context, receipts, findings, refs)
@@ -159,7 +161,9 @@ def _receipts_of_start(receipt: Receipt) -> Iterator[str]:
         yield summary.teacher.receipt
 
 
-def _read_receipts(context: Context, refs: Iterable[str]) -> tuple[list[Receipt], Findings]:
+def _read_receipts(
+    context: Context, refs: Iterable[str]
+) -> tuple[list[Receipt], Findings]:
     """Return the receipts that can be read, and findings about the others."""
     findings = Findings()
     receipts = []
@@ -236,7 +240,9 @@ def _address(receipt: Receipt) -> str:
     return keys.receipt_key(receipt.step, receipt.key)
 
 
-def _check_objects(context: Context, receipts: list[Receipt], findings: Findings) -> None:
+def _check_objects(
+    context: Context, receipts: list[Receipt], findings: Findings
+) -> None:
     """Compare size and SHA-256 of every object, read from the store and never from the cache."""
     checked_keys: set[str] = set()
     for receipt in receipts:
@@ -251,12 +257,16 @@ def _check_objects(context: Context, receipts: list[Receipt], findings: Findings
             fault = _fault(context, key, expected) and _fault(context, key, expected)
             if fault is None:
                 continue
-            if context.store.size(key) is None and key == keys.object_key(expected.sha256):
+            if context.store.size(key) is None and key == keys.object_key(
+                expected.sha256
+            ):
                 # It may have been stored anew, or be gone for good by the rules of retention.
                 fault = _fault_elsewhere(context, expected, fault)
                 collection_reason = why_collected(context.store, expected.sha256)
                 if fault is not None and collection_reason is not None:
-                    findings.collected.append(f"{key} ({receipt.ref} {name}): {collection_reason}")
+                    findings.collected.append(
+                        f"{key} ({receipt.ref} {name}): {collection_reason}"
+                    )
                     continue
             if fault is not None:
                 findings.damaged.append(f"{key} {fault} ({receipt.ref} {name})")
@@ -270,7 +280,9 @@ def _fault_elsewhere(context: Context, expected: ObjectRef, fault: str) -> str |
     return _fault(context, address, expected) and _fault(context, address, expected)
 
 
-def _objects(context: Context, receipt: Receipt) -> Iterator[tuple[str, str, ObjectRef]]:
+def _objects(
+    context: Context, receipt: Receipt
+) -> Iterator[tuple[str, str, ObjectRef]]:
     """Yield (key, file name, expected size and digest) of everything a receipt stands for."""
     published_prefix = _published_prefix(context, receipt)
     for name, expected in sorted(receipt.objects.items()):

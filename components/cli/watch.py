@@ -80,7 +80,10 @@ def watch(
             if status is not None:
                 status.update(Text(outlook))
             # Where nothing moves, it is said once for each task that begins.
-            if not (as_json or console.is_terminal) and (begun := _begun(view)) not in announced:
+            if (
+                not (as_json or console.is_terminal)
+                and (begun := _begun(view)) not in announced
+            ):
                 announced.add(begun)
                 console.print(Text(outlook, style="dim"), soft_wrap=True)
             pause()
@@ -127,7 +130,9 @@ def _fingerprint(context: Context, view: RunView) -> Fingerprint:
     }
     fingerprint: Fingerprint = {}
     for key in context.store.list(keys.attempts_prefix(view.run_id)):
-        milliseconds, _, sequence = key.rpartition("/")[2].removesuffix(".json").partition("-")
+        milliseconds, _, sequence = (
+            key.rpartition("/")[2].removesuffix(".json").partition("-")
+        )
         has_end = any(
             int(started * 1000) == _number(milliseconds)
             and order == _number(sequence.rpartition("-")[2])
@@ -154,7 +159,9 @@ def _news(view: RunView) -> Iterator[Event]:
         yield Event(_task_line(task), {"event": "task", **document})
         record = records.get(task.last.round)
         if task.last.step == "decide" and record is not None:
-            yield Event(_round_line(record), {"event": "round", **round_document(view, record)})
+            yield Event(
+                _round_line(record), {"event": "round", **round_document(view, record)}
+            )
 
 
 def _task_line(task: TaskView) -> Text:
@@ -175,7 +182,9 @@ def _round_line(record: RoundRecord) -> Text:
     line.append(record.verdict, style=_STYLES.get(record.verdict, "yellow"))
     if not record.weak:
         interval = measure.interval_text(record.interval)
-        line.append(f", {measure.name} {measure.text(record.score)} {interval} on validation")
+        line.append(
+            f", {measure.name} {measure.text(record.score)} {interval} on validation"
+        )
     line.append(f": {cut(record.why, 300)}")
     return line
 
@@ -200,7 +209,9 @@ def _outlook(view: RunView, now_seconds: float) -> str:
     """Return what is under way, the time that is left at most, and the cost, in one line."""
     pieces = []
     for task in _under_way(view):
-        piece = f"{task.name} for {seconds_text(max(0.0, now_seconds - task.last.started))}"
+        piece = (
+            f"{task.name} for {seconds_text(max(0.0, now_seconds - task.last.started))}"
+        )
         earlier = _same_step_before(view, task)
         if earlier is not None:
             piece += f" ({seconds_text(earlier.worked.seconds)} in round {earlier.last.round})"
@@ -220,7 +231,9 @@ def _same_step_before(view: RunView, task: TaskView) -> TaskView | None:
         and 0 <= other_task.last.round < task.last.round
         and other_task.status in ("done", "reused")
     ]
-    return max(earlier_tasks, key=lambda earlier_task: earlier_task.last.round, default=None)
+    return max(
+        earlier_tasks, key=lambda earlier_task: earlier_task.last.round, default=None
+    )
 
 
 def _time_left(view: RunView) -> Iterator[str]:

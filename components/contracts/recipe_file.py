@@ -47,7 +47,9 @@ IN_WORDS = {
 """Type of a problem that pydantic finds → words without those of Python."""
 COMPILED = "# PIPELINE DEFINITION"
 """First line of what `compile` writes."""
-NAME_PATTERN_IN_WORDS = "lower-case letters, digits and hyphens, 63 at most, no hyphen first"
+NAME_PATTERN_IN_WORDS = (
+    "lower-case letters, digits and hyphens, 63 at most, no hyphen first"
+)
 MOST_SHOWN_CHARACTERS = 80
 TYPO_FROM = 0.85
 """Similarity from which on a key is taken for another one with a typo."""
@@ -76,11 +78,15 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     except UnicodeDecodeError:
         raise UserError(f"recipe {path}: not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
-        raise UserError(f"recipe {path}: cannot be read ({error.strerror or error})") from None
+        raise UserError(
+            f"recipe {path}: cannot be read ({error.strerror or error})"
+        ) from None
     except yaml.YAMLError as error:
         raise UserError(f"recipe {path}: not YAML ({one_line(error, None)})") from None
     if not isinstance(document, dict):
-        raise UserError(f"recipe {path}: expected a mapping of sections at the top level")
+        raise UserError(
+            f"recipe {path}: expected a mapping of sections at the top level"
+        )
     for override in overrides:
         _apply(document, override)
     return parse_recipe(document, str(path))
@@ -197,9 +203,7 @@ def _message(problem: ErrorDetails) -> str:
         return f"{path} is called {section}.{name} now"
     if key == "notify.url_env" and problem["type"] != "missing":
         # The value may be the webhook's URL, which is a secret.
-        return (
-            f"{path}: give the name of the environment variable that holds the URL, never the URL"
-        )
+        return f"{path}: give the name of the environment variable that holds the URL, never the URL"
     match problem["type"]:
         case "literal_error" if (key, str(problem["input"])) in RENAMED_VALUES:
             # As text, because a list in the place of a word has no hash.

@@ -13,7 +13,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.contracts.recipe import LayerStructure, LoraStructure, Metric, Recipe, Section
+from components.contracts.recipe import (
+    LayerStructure,
+    LoraStructure,
+    Metric,
+    Recipe,
+    Section,
+)
 
 STATE_STEPS = ("start", "champion", "decide")
 """Kinds of receipts that hold a state."""
@@ -68,7 +74,13 @@ class Plan(Frozen):
     word_dropout: float | None = None
 
 
-TRAIN_SETTINGS = ("neftune_alpha", "dropout", "kl_beta", "batch_size", "early_stopping_patience")
+TRAIN_SETTINGS = (
+    "neftune_alpha",
+    "dropout",
+    "kl_beta",
+    "batch_size",
+    "early_stopping_patience",
+)
 """Settings of the plan that stand for keys of the section `train` of the same name."""
 
 

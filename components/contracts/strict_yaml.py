@@ -10,7 +10,9 @@ import yaml
 N = TypeVar("N", int, float)
 
 # YAML 1.1, which PyYAML reads: a leading zero makes a number octal, a colon sexagesimal.
-_TRAP = re.compile(r"[-+]?(?:0[0-9_]*[0-9]|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)")
+_TRAP = re.compile(
+    r"[-+]?(?:0[0-9_]*[0-9]|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)"
+)
 _MERGE = "tag:yaml.org,2002:merge"
 
 MAX_NODES = 100_000
@@ -20,7 +22,9 @@ MAX_NODES = 100_000
 class _StrictLoader(yaml.SafeLoader):
     """Refuses what PyYAML would read in silence as something else."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[Any, Any]:
         keys: set[str] = set()
         for key_node, _ in node.value:
             # `<<` brings in keys that those of the mapping itself may replace.
@@ -51,7 +55,9 @@ def _as_written(node: yaml.ScalarNode, number: N) -> N:
 
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
-_StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_yaml_float)
+_StrictLoader.add_constructor(
+    "tag:yaml.org,2002:float", _StrictLoader.construct_yaml_float
+)
 
 
 def load_yaml(text: str) -> Any:
@@ -63,7 +69,9 @@ def load_yaml(text: str) -> Any:
         if node is None:
             return None
         if _num_nodes(node, {}) > MAX_NODES:
-            raise yaml.YAMLError(f"more than {MAX_NODES:,} values, counted with those of aliases")
+            raise yaml.YAMLError(
+                f"more than {MAX_NODES:,} values, counted with those of aliases"
+            )
         return loader.construct_document(node)
     except RecursionError:
         raise yaml.YAMLError("nested too deeply, or an alias within itself") from None

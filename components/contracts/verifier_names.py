@@ -7,7 +7,16 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-VERIFIER_NAMES = ("exact", "numeric", "math", "choice", "regex", "code", "sql", "json_schema")
+VERIFIER_NAMES = (
+    "exact",
+    "numeric",
+    "math",
+    "choice",
+    "regex",
+    "code",
+    "sql",
+    "json_schema",
+)
 """Verifiers that are ready; see `components.verifiers`."""
 _OWN = re.compile(
     r"(?P<file>(?:[A-Za-z0-9][\w.-]*/)*[A-Za-z_]\w*\.py)?(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)?"
@@ -44,7 +53,9 @@ def checked_name(verifier: str) -> str:
     if verifier in VERIFIER_NAMES or own_name(verifier) is not None:
         return verifier
     # In lower case: `Exact` has more letters in common with other names.
-    nearest = difflib.get_close_matches(verifier.lower(), VERIFIER_NAMES, n=1, cutoff=0.0)[0]
+    nearest = difflib.get_close_matches(
+        verifier.lower(), VERIFIER_NAMES, n=1, cutoff=0.0
+    )[0]
     raise ValueError(
         f"no verifier {verifier!r}: use {', '.join(VERIFIER_NAMES)}, or a function of your own as "
         f"my_checker.py:check or module:function. Did you mean {nearest!r}?"

@@ -56,7 +56,9 @@ def _first_champion(options: list[str]) -> None:
         evaluation = receipt_at(context, arguments.results)
         return first_champion.FirstChampionInputs(arguments.state, evaluation)
 
-    carry_out(arguments.state, lambda context: first_champion.run(inputs(context), context))
+    carry_out(
+        arguments.state, lambda context: first_champion.run(inputs(context), context)
+    )
 
 
 if __name__ == "__main__":

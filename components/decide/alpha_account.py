@@ -74,7 +74,9 @@ def _share(round_number: int) -> float:
     return ROUND_0_SHARE if round_number == 0 else 1.0
 
 
-def charged(account: AlphaAccount, comparison: Comparison, *, promoted: bool) -> AlphaAccount:
+def charged(
+    account: AlphaAccount, comparison: Comparison, *, promoted: bool
+) -> AlphaAccount:
     """Return the account after a round."""
     if promoted:
         return account

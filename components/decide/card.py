@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.contracts.recipe import Goal
-from components.contracts.state import STOP_SENTENCES, Plan, RoundRecord, State, model_name
+from components.contracts.state import (
+    STOP_SENTENCES,
+    Plan,
+    RoundRecord,
+    State,
+    model_name,
+)
 from components.decide.gate import Comparison
 from components.decide.guards import Alarm
 from components.decide.reflection.changes import CHANGEABLE_SETTINGS, setting_text
@@ -61,7 +67,9 @@ def _course(state: State) -> str:
     return f"The campaign ends ({state.stop}): {sentence}. {best}"
 
 
-def _scores(record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores) -> list[str]:
+def _scores(
+    record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores
+) -> list[str]:
     slices = {"validation, all prompts": ""}
     if goal.slice:
         slices[f"validation, {goal.slice}"] = goal.slice
@@ -93,7 +101,9 @@ def _scores(record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores
 
 def _gate(comparison: Comparison | None) -> list[str]:
     if comparison is None:
-        sentence = "No candidate was trained, so nothing was compared and no alpha was spent."
+        sentence = (
+            "No candidate was trained, so nothing was compared and no alpha was spent."
+        )
         return ["## Gate", "", sentence]
     test = "Exact one-sided McNemar"
     if comparison.graded is not None:
@@ -129,7 +139,9 @@ def _slices(candidate: Scores, champion: Scores) -> list[str]:
         if name in champion.estimates:
             champion_score = _decimals(champion.value(name))
         candidate_share = _share(candidate, name)
-        lines.append(_row(_text(name), str(num_prompts), candidate_share, champion_score))
+        lines.append(
+            _row(_text(name), str(num_prompts), candidate_share, champion_score)
+        )
     return lines
 
 

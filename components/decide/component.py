@@ -20,7 +20,10 @@ def decide(
     from components.runtime.entrypoints import read_pointer, run_step, save_text
 
     def step(context):
-        receipts = [read_pointer(context, artifact.path) for artifact in (mix, candidate, results)]
+        receipts = [
+            read_pointer(context, artifact.path)
+            for artifact in (mix, candidate, results)
+        ]
         receipt = run(DecideInputs(state, *receipts), context)
         save_text(context, receipt, "card.md", card.path)
         return receipt
@@ -30,9 +33,9 @@ def decide(
 
 
 @dsl.component(base_image="ratchet/cpu:dev", install_kfp_package=False)
-def first_champion(state: str, results: Input[Metrics], scores: Output[Metrics]) -> NamedTuple(
-    "Begun", [("state", str)]
-):
+def first_champion(
+    state: str, results: Input[Metrics], scores: Output[Metrics]
+) -> NamedTuple("Begun", [("state", str)]):
     """Make the measured base model the first champion, which every candidate has to beat."""
     from components.decide.first_champion import FirstChampionInputs, run
     from components.runtime.entrypoints import read_pointer, run_step
@@ -48,6 +51,8 @@ def first_champion(state: str, results: Input[Metrics], scores: Output[Metrics])
 
 
 @dsl.component(base_image="ratchet/cpu:dev", install_kfp_package=False)
-def pass_through(state: str, go: bool) -> NamedTuple("State", [("go", bool), ("state", str)]):
+def pass_through(state: str, go: bool) -> NamedTuple(
+    "State", [("go", bool), ("state", str)]
+):
     """Hand the state on from a round that is not carried out."""
     return (go, state)

@@ -64,7 +64,9 @@ def _crown(
 ) -> ChampionSummary:
     record = Measured.of(context, evaluation).record(campaign.recipe.decide.goal.slice)
     state = _state_with_champion(campaign, evaluation, record)
-    (folder / artifacts.STATE).write_bytes(canonical_json(state.model_dump(mode="json")))
+    (folder / artifacts.STATE).write_bytes(
+        canonical_json(state.model_dump(mode="json"))
+    )
     score = measure_of(record.metric).text(record.score)
     context.progress.note(f"{record.metric} of the base model on validation: {score}")
     return ChampionSummary(
@@ -75,7 +77,9 @@ def _crown(
     )
 
 
-def _state_with_champion(campaign: Campaign, evaluation: Receipt, record: ModelRecord) -> State:
+def _state_with_champion(
+    campaign: Campaign, evaluation: Receipt, record: ModelRecord
+) -> State:
     return campaign.state.model_copy(
         update={
             "start": campaign.start.ref,

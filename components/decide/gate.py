@@ -101,9 +101,7 @@ class Comparison:
         # A gain is less error or loss, so its sign is turned.
         gain = f"mean absolute error {-self.gain:+.4g}"
         if self._unit == "points":
-            counts = (
-                f"{self.wins} prompts only the candidate got right, {self.losses} only the champion"
-            )
+            counts = f"{self.wins} prompts only the candidate got right, {self.losses} only the champion"
             gain = f"{100 * self.gain:+.1f} points"
         elif self._unit == "loss":
             gain = f"perplexity {100 * math.expm1(-self.gain):+.2f} %"
@@ -144,7 +142,9 @@ class Comparison:
             gain = f"a macro-F1 more by {self.detectable:.4f}"
         elif self._unit == "loss":
             gain = f"{-100 * math.expm1(-self.detectable):.2f} % of the perplexity"
-        return f"these prompts are enough to show a gain of {gain} four times out of five"
+        return (
+            f"these prompts are enough to show a gain of {gain} four times out of five"
+        )
 
     @property
     def _unit(self) -> str:
@@ -194,7 +194,10 @@ def compare(
         )
     # In an order of their own: resampling by a fixed seed depends on it.
     prompt_ids = sorted(champion_rows)
-    pairs = [(champion_rows[prompt_id], candidate_rows[prompt_id]) for prompt_id in prompt_ids]
+    pairs = [
+        (champion_rows[prompt_id], candidate_rows[prompt_id])
+        for prompt_id in prompt_ids
+    ]
     families = _families(pairs, section.family)
     if section.compared_by == "loss":
         return _by_losses(pairs, families, level)
@@ -254,7 +257,9 @@ def _by_losses(pairs: Pairs, families: Sequence[str], level: float) -> Compariso
                 "tokens cannot be compared"
             )
     gains = loss_gains(pairs)
-    return _graded(gains, families, level, "loss", family_mean_test(gains, families, level))
+    return _graded(
+        gains, families, level, "loss", family_mean_test(gains, families, level)
+    )
 
 
 def _by_macro_f1(pairs: Pairs, families: Sequence[str], level: float) -> Comparison:
@@ -270,7 +275,11 @@ def _by_macro_f1(pairs: Pairs, families: Sequence[str], level: float) -> Compari
 
 
 def _graded(
-    gains: Sequence[float], families: Sequence[str], level: float, unit: str, test: MeanTest
+    gains: Sequence[float],
+    families: Sequence[str],
+    level: float,
+    unit: str,
+    test: MeanTest,
 ) -> Comparison:
     return Comparison(
         pairs=len(gains),

@@ -68,7 +68,9 @@ def _perplexity(ratio: float | None, max_ratio: float) -> list[Alarm]:
     return [Alarm("perplexity", ratio > max_ratio, reason)]
 
 
-def _retention(pairs: Sequence[tuple[TextResult, TextResult]], margin: float | None) -> list[Alarm]:
+def _retention(
+    pairs: Sequence[tuple[TextResult, TextResult]], margin: float | None
+) -> list[Alarm]:
     """Return an alarm unless the lower 95 % bound of the gain is above minus the margin.
 
     This is a test of non-inferiority of the token accuracy.
@@ -164,7 +166,9 @@ def self_agreement(
     best_agreement = best.measures["agreement"]
     num_prompts = round(measures["audit_prompts"])
     num_best_prompts = round(best.measures["audit_prompts"])
-    standard_errors = two_proportions_z(accuracy, num_prompts, best_accuracy, num_best_prompts)
+    standard_errors = two_proportions_z(
+        accuracy, num_prompts, best_accuracy, num_best_prompts
+    )
     if agreement <= best_agreement or standard_errors > -Z_95_ONE_SIDED:
         return ()
     reason = (

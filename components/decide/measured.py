@@ -84,7 +84,9 @@ class Measured:
     def _read(
         cls, context: Context, receipt: Receipt, headline: ModelScores, prefix: str = ""
     ) -> Measured:
-        rows = list(read_rows(fetch(context, receipt, f"{prefix}{artifacts.RESULTS}"), Result))
+        rows = list(
+            read_rows(fetch(context, receipt, f"{prefix}{artifacts.RESULTS}"), Result)
+        )
         # The gate must not see the test split: what decides is no test any more.
         results = tuple(row for row in rows if row.split == "validation")
         texts = _read_texts(context, receipt, prefix)
@@ -112,7 +114,9 @@ def _read_texts(context: Context, receipt: Receipt, prefix: str = "") -> Texts:
     return {f"{row.split}/{row.id}": row for row in rows}
 
 
-def champion_of(context: Context, evaluation: Receipt, champion_evaluation: Receipt) -> Measured:
+def champion_of(
+    context: Context, evaluation: Receipt, champion_evaluation: Receipt
+) -> Measured:
     """Return the results of the champion that a candidate would replace.
 
     Args:
@@ -158,7 +162,9 @@ def alarms_against(
     # Against the best of all champions: ten promotions that each lose what the margin allows would
     # lose ten times as much.
     champions = [champion.texts, *earlier_champions]
-    best = max(champions, key=lambda texts: _gain(retention_texts(texts), candidate.retention))
+    best = max(
+        champions, key=lambda texts: _gain(retention_texts(texts), candidate.retention)
+    )
     pairs = common_texts(retention_texts(best), candidate.retention)
     ratios = [perplexity_ratio(first, candidate)]
     ratios += [text_ratio(texts, candidate.texts) for texts in champions]
@@ -187,7 +193,9 @@ def text_ratio(old: Texts, new: Texts) -> float | None:
     num_tokens = sum(after.num_tokens for _, after in pairs)
     if num_tokens == 0:
         return None
-    loss_gain = math.fsum((after.loss - before.loss) * after.num_tokens for before, after in pairs)
+    loss_gain = math.fsum(
+        (after.loss - before.loss) * after.num_tokens for before, after in pairs
+    )
     return math.exp(loss_gain / num_tokens)
 
 
@@ -197,7 +205,11 @@ def common_texts(old: Texts, new: Texts) -> list[tuple[TextResult, TextResult]]:
     A text that was cut at another length is another text.
     """
     pairs = [(old[name], new[name]) for name in sorted(old.keys() & new.keys())]
-    return [(before, after) for before, after in pairs if before.num_tokens == after.num_tokens]
+    return [
+        (before, after)
+        for before, after in pairs
+        if before.num_tokens == after.num_tokens
+    ]
 
 
 def _gain(old: Texts, new: Texts) -> float:

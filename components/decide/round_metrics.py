@@ -39,7 +39,9 @@ def round_gauges(state: State) -> list[Gauge]:
                 Sample(record.tokens_trained, {"kind": "trained"}),
             ),
         ),
-        _scores("ratchet_candidate_score", "Candidate of the last decided round", record),
+        _scores(
+            "ratchet_candidate_score", "Candidate of the last decided round", record
+        ),
     ]
     if record.generated:
         share = record.accepted / record.generated
@@ -51,7 +53,9 @@ def round_gauges(state: State) -> list[Gauge]:
             )
         )
     if state.champion_record is not None:
-        gauges.append(_scores("ratchet_champion_score", "Champion", state.champion_record))
+        gauges.append(
+            _scores("ratchet_champion_score", "Champion", state.champion_record)
+        )
     return gauges
 
 

@@ -21,7 +21,13 @@ from components.decide.finished_round import (
 )
 from components.decide.gate import compare, decide, rounds_without_cost
 from components.decide.guards import Alarm, self_agreement
-from components.decide.measured import Measured, Texts, alarms_against, champion_of, texts_of
+from components.decide.measured import (
+    Measured,
+    Texts,
+    alarms_against,
+    champion_of,
+    texts_of,
+)
 from components.decide.reflection.reflect import reflect
 from components.decide.reflection.round_measures import round_measures
 from components.decide.round_metrics import round_gauges
@@ -33,7 +39,13 @@ from components.prometheus import Gauge, export_metrics
 from components.runtime.attempts import attempting
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, commit, fetch, read_receipt, read_summary
+from components.runtime.receipts import (
+    Receipt,
+    commit,
+    fetch,
+    read_receipt,
+    read_summary,
+)
 from components.runtime.webhook import notify
 
 
@@ -92,7 +104,9 @@ def run(inputs: DecideInputs, context: Context) -> Receipt:
             context,
             attempt,
             "decide",
-            config=campaign.config(section=campaign.recipe.decide, round=campaign.next_round),
+            config=campaign.config(
+                section=campaign.recipe.decide, round=campaign.next_round
+            ),
             inputs=receipts,
             seed=campaign.recipe.seed,
             work=lambda folder: _decide(finished, folder),
@@ -110,7 +124,9 @@ def _export_metrics(context: Context, campaign: Campaign, decided: Receipt) -> N
         path = fetch(context, decided, artifacts.STATE)
         return round_gauges(State.model_validate_json(path.read_bytes()))
 
-    export_metrics(context, campaign.written.name, campaign.state.run_id, "decide", measured)
+    export_metrics(
+        context, campaign.written.name, campaign.state.run_id, "decide", measured
+    )
 
 
 def _news(campaign: Campaign, decided: Receipt) -> str:
@@ -118,14 +134,18 @@ def _news(campaign: Campaign, decided: Receipt) -> str:
     summary = read_summary(decided, DecideSummary)
     score = measure_of(summary.metric).text(summary.score)
     model = "the champion has" if summary.weak else "the candidate has"
-    ending = f" The campaign ends: {STOP_SENTENCES[summary.stop]}." if summary.stop else ""
+    ending = (
+        f" The campaign ends: {STOP_SENTENCES[summary.stop]}." if summary.stop else ""
+    )
     return (
         f"{campaign.state.run_id}, round {summary.round}: {summary.verdict}; {model} {summary.metric} "
         f"{score} on validation. {summary.why}.{ending}"
     )
 
 
-def _check_rounds(campaign: Campaign, inputs: DecideInputs, summaries: Summaries) -> None:
+def _check_rounds(
+    campaign: Campaign, inputs: DecideInputs, summaries: Summaries
+) -> None:
     """Raise Corrupt unless all receipts are of this round, and the evaluation of its model."""
     expected = campaign.next_round
     rounds = [(inputs.mix, summaries.mix.round)]
@@ -146,8 +166,13 @@ def _check_rounds(campaign: Campaign, inputs: DecideInputs, summaries: Summaries
                 f"needed: {receipt.step} of round {expected}"
             )
     # A retried step has a receipt of the same round: only its digest tells the models apart.
-    if summaries.train is not None and inputs.train.digest not in inputs.evaluate.inputs.values():
-        raise Corrupt(f"{inputs.evaluate.ref} measured another model than {inputs.train.ref}")
+    if (
+        summaries.train is not None
+        and inputs.train.digest not in inputs.evaluate.inputs.values()
+    ):
+        raise Corrupt(
+            f"{inputs.evaluate.ref} measured another model than {inputs.train.ref}"
+        )
 
 
 def _earlier_evaluations(context: Context, campaign: Campaign) -> EarlierEvaluations:
@@ -186,9 +211,13 @@ def _decide(finished: FinishedRound, folder: Path) -> DecideSummary:
         comparison=outcome.comparison,
         alarms=outcome.alarms,
     )
-    (folder / artifacts.STATE).write_bytes(canonical_json(state.model_dump(mode="json")))
+    (folder / artifacts.STATE).write_bytes(
+        canonical_json(state.model_dump(mode="json"))
+    )
     (folder / artifacts.CARD).write_text(card, encoding="utf-8")
-    context.progress.note(f"round {record.round} {outcome.verdict}: {outcome.ruling.reason}")
+    context.progress.note(
+        f"round {record.round} {outcome.verdict}: {outcome.ruling.reason}"
+    )
     return _summary(record, state, outcome.alarms)
 
 
@@ -240,14 +269,18 @@ def _outcome(finished: FinishedRound, log: Sequence[LogEntry]) -> Outcome:
 def _texts_of_champions(context: Context, state: State) -> list[Texts]:
     """Return the human texts as each champion so far, the base too, was measured on them."""
     evaluations = [
-        record.receipts["evaluate"] for record in state.history if record.verdict == "promoted"
+        record.receipts["evaluate"]
+        for record in state.history
+        if record.verdict == "promoted"
     ]
     assert state.base_evaluation is not None, "a champion was evaluated"
     refs = [state.base_evaluation, *evaluations]
     return [texts_of(context, read_receipt(context, ref)) for ref in refs]
 
 
-def _record(finished: FinishedRound, outcome: Outcome, causes: tuple[Cause, ...]) -> RoundRecord:
+def _record(
+    finished: FinishedRound, outcome: Outcome, causes: tuple[Cause, ...]
+) -> RoundRecord:
     """Return the round's line in the history."""
     campaign = finished.campaign
     mix = finished.summaries.mix
@@ -329,7 +362,9 @@ def _next_state(
     return state.model_copy(update={"go": stop is None, "stop": stop})
 
 
-def _summary(record: RoundRecord, state: State, alarms: Sequence[Alarm]) -> DecideSummary:
+def _summary(
+    record: RoundRecord, state: State, alarms: Sequence[Alarm]
+) -> DecideSummary:
     assert state.champion is not None, "the base is the first champion"
     return DecideSummary(
         round=record.round,

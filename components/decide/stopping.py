@@ -47,7 +47,9 @@ def stop_reason(
     if state.next_round > section.max_rounds:
         return "max_rounds"
     last_rounds = state.history[-MAX_BLOCKED:]
-    if len(last_rounds) == MAX_BLOCKED and all(record.blocked for record in last_rounds):
+    if len(last_rounds) == MAX_BLOCKED and all(
+        record.blocked for record in last_rounds
+    ):
         return "alarm"
     if _is_at_its_end(state):
         return "weak"
@@ -59,7 +61,9 @@ def stop_reason(
 def _is_spent(budget: Budget, state: State, minutes: Callable[[], Minutes]) -> bool:
     """Return True if a round as dear as the last one would go beyond the budget."""
     if budget.tokens is not None:
-        tokens = [record.tokens_generated + record.tokens_trained for record in state.history]
+        tokens = [
+            record.tokens_generated + record.tokens_trained for record in state.history
+        ]
         if sum(tokens) + tokens[-1] > budget.tokens:
             return True
     if budget.minutes is not None:

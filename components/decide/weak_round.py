@@ -19,7 +19,9 @@ def outcome_of_weak(finished: FinishedRound) -> Outcome:
     selection = finished.summaries.mix
     champion = Measured.of(finished.context, finished.earlier.champion)
     measures = weak_round_measures(selection, champion)
-    reason = f"too few accepted samples, so no candidate was trained: {selection.why_weak}"
+    reason = (
+        f"too few accepted samples, so no candidate was trained: {selection.why_weak}"
+    )
     return Outcome(
         verdict="rejected",
         ruling=Ruling(False, reason),
@@ -29,5 +31,7 @@ def outcome_of_weak(finished: FinishedRound) -> Outcome:
         # A warning about the model that sampled; alarms about a candidate there are none.
         alarms=self_agreement(state.history, measures, state.plan.level),
         measures=measures,
-        alpha_account=alpha_account.opened(state.alpha_account, finished.campaign.recipe.decide),
+        alpha_account=alpha_account.opened(
+            state.alpha_account, finished.campaign.recipe.decide
+        ),
     )

@@ -14,7 +14,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from components.contracts.recipe import DecideSection
-from components.contracts.state import AlphaAccount, RoundRecord, StopReason, Verdict, model_name
+from components.contracts.state import (
+    AlphaAccount,
+    RoundRecord,
+    StopReason,
+    Verdict,
+    model_name,
+)
 from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.decide import alpha_account
 from components.decide.gate import Ruling, compare, decide, rounds_without_cost
@@ -37,8 +43,14 @@ OVERRIDES = {
     "alpha": (float, "decide.alpha: false promotions allowed per campaign"),
     "max_rounds": (int, "decide.max_rounds: alpha is divided among them"),
     "patience": (int, "decide.patience: rounds in a row without a promotion"),
-    "max_perplexity_ratio": (float, "decide.max_perplexity_ratio: on human text, against the best"),
-    "retention_margin": (float, "decide.retention_margin: token accuracy that may be lost"),
+    "max_perplexity_ratio": (
+        float,
+        "decide.max_perplexity_ratio: on human text, against the best",
+    ),
+    "retention_margin": (
+        float,
+        "decide.retention_margin: token accuracy that may be lost",
+    ),
     "family": (str, "decide.family: tag of families of prompts; empty: none"),
 }
 """Option → (type, help text)."""
@@ -78,7 +90,9 @@ class Answer:
     they would have."""
 
 
-def what_if(context: Context, state: str, overrides: Mapping[str, Setting | None]) -> Answer:
+def what_if(
+    context: Context, state: str, overrides: Mapping[str, Setting | None]
+) -> Answer:
     """Decide the finished rounds of a campaign again.
 
     Args:
@@ -92,7 +106,9 @@ def what_if(context: Context, state: str, overrides: Mapping[str, Setting | None
     campaign = load_campaign(context, state)
     history = campaign.state.history
     if not history:
-        raise UserError(f"{state}: no round is finished, so there is nothing to decide again")
+        raise UserError(
+            f"{state}: no round is finished, so there is nothing to decide again"
+        )
     changed = {name: value for name, value in overrides.items() if value is not None}
     replay = _Replay(context, campaign, _section(campaign.written.decide, changed))
     for record in history:
@@ -125,7 +141,9 @@ def _section(section: DecideSection, changed: Mapping[str, Setting]) -> DecideSe
 class _Replay:
     """The rounds of a campaign, decided one after the other under other settings."""
 
-    def __init__(self, context: Context, campaign: Campaign, section: DecideSection) -> None:
+    def __init__(
+        self, context: Context, campaign: Campaign, section: DecideSection
+    ) -> None:
         self._context = context
         self._campaign = campaign
         self._section = section
@@ -151,7 +169,9 @@ class _Replay:
             candidate = self._champion
             ruling, blocked = Ruling(False, record.why), False
         else:
-            candidate = Measured.of(self._context, self._evaluation_of_round(record.round))
+            candidate = Measured.of(
+                self._context, self._evaluation_of_round(record.round)
+            )
             ruling, blocked = self._ruling(record, candidate)
         verdict: Verdict = "promoted" if ruling.promote else "rejected"
         self._rounds_without_gain += 1
@@ -172,7 +192,9 @@ class _Replay:
         scores = candidate.scores
         score = scores.measure.text(scores.value(self._section.goal.slice))
         self.rounds.append(
-            ReplayedRound(record.round, record.verdict, verdict, ruling.reason, score, stop)
+            ReplayedRound(
+                record.round, record.verdict, verdict, ruling.reason, score, stop
+            )
         )
         return stop
 
@@ -194,7 +216,9 @@ class _Replay:
                 self._evaluation_of_round(record.round),
                 self._evaluation_of_round(self.champion_round),
             )
-        evaluation = read_summary(self._evaluation_of_round(record.round), EvaluateSummary)
+        evaluation = read_summary(
+            self._evaluation_of_round(record.round), EvaluateSummary
+        )
         mix = read_receipt(self._context, record.receipts["select"])
         selection = read_summary(mix, SelectSummary)
         alarms = alarms_against(
@@ -222,7 +246,9 @@ class _Replay:
         return ruling, blocked
 
     def _stop(self) -> StopReason | None:
-        following_plans = [record.plan for record in self._history[len(self._replayed) :]]
+        following_plans = [
+            record.plan for record in self._history[len(self._replayed) :]
+        ]
         state = self._campaign.state.model_copy(
             update={
                 "round": self._replayed[-1].round,
@@ -236,7 +262,9 @@ class _Replay:
             self._section,
             state,
             reached,
-            lambda: minutes_spent(self._context, state.run_id, self._replayed[-1].round),
+            lambda: minutes_spent(
+                self._context, state.run_id, self._replayed[-1].round
+            ),
         )
 
 
@@ -264,7 +292,9 @@ def in_words(answer: Answer) -> str:
         if replayed.would_be != verdict:
             verdict += f" -> {replayed.would_be}"
         lines.append(f"round {replayed.round}  {replayed.score}  {verdict}")
-        lines += textwrap.wrap(replayed.why, WIDTH, initial_indent="  ", subsequent_indent="  ")
+        lines += textwrap.wrap(
+            replayed.why, WIDTH, initial_indent="  ", subsequent_indent="  "
+        )
         if replayed.stop is not None:
             lines.append(f"  the campaign ends here: {replayed.stop}")
     lines.append(
@@ -289,10 +319,15 @@ def in_words(answer: Answer) -> str:
 def main(arguments: list[str]) -> None:
     """Run `python -m components.decide what-if --state URI …`."""
     parser = argparse.ArgumentParser(
-        prog="python -m components.decide what-if", description=__doc__, allow_abbrev=False
+        prog="python -m components.decide what-if",
+        description=__doc__,
+        allow_abbrev=False,
     )
     parser.add_argument(
-        "--state", required=True, metavar="URI", help="receipt of the last decide of a campaign"
+        "--state",
+        required=True,
+        metavar="URI",
+        help="receipt of the last decide of a campaign",
     )
     for name, (value_type, text) in OVERRIDES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=value_type, help=text)

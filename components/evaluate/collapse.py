@@ -23,7 +23,13 @@ from components.contracts.summaries.evaluate import (
     PassAtKSign,
     RatioSign,
 )
-from components.evaluate.diversity import distinct_share, entropy, ngrams, self_bleu, vendi_score
+from components.evaluate.diversity import (
+    distinct_share,
+    entropy,
+    ngrams,
+    self_bleu,
+    vendi_score,
+)
 from components.evaluate.scores import Results, mean_and_half
 from components.measures import as_perplexity
 from components.statistics import Z_95, pass_at_k
@@ -226,7 +232,9 @@ def _alarm(name: CollapseSign, sign: Sign, limit: float) -> CollapseAlarm:
             f"prompts "
             f"(95 % interval of the change {interval})"
         )
-        return CollapseAlarm(measure=name, value=sign.difference, limit=limit, why=reason)
+        return CollapseAlarm(
+            measure=name, value=sign.difference, limit=limit, why=reason
+        )
     reason = (
         f"{SUBJECTS[name]} is {current}, in {model_of(sign.against)} {first}: "
         f"{sign.ratio:.3f} times, the limit is {limit:.3f}"
@@ -268,7 +276,9 @@ def _distinct(
     )
 
 
-def _perplexity(first: Sequence[TextResult], current: Sequence[TextResult]) -> RatioSign | None:
+def _perplexity(
+    first: Sequence[TextResult], current: Sequence[TextResult]
+) -> RatioSign | None:
     """Compare the perplexity per token on the same human texts."""
     first_rows = {row.id: row for row in first}
     current_rows = {row.id: row for row in current}
@@ -330,7 +340,9 @@ def _pass_score(row: Result, k: int) -> float:
     return pass_at_k(row.num_samples, row.num_correct, k)
 
 
-def _length(first: Results, current: Results, labelled: Sequence[str]) -> RatioSign | None:
+def _length(
+    first: Results, current: Results, labelled: Sequence[str]
+) -> RatioSign | None:
     """Compare the mean answer length on the prompts that the earlier model answered right.
 
     With fewer than MIN_PROMPTS such prompts all prompts count.
@@ -363,4 +375,6 @@ def _length(first: Results, current: Results, labelled: Sequence[str]) -> RatioS
 
 def _around(ratio: float, change: float) -> Bounds:
     """Return bounds that are beyond 1 and beyond the ratio by the relative change."""
-    return Bounds(below=min(1.0, ratio) * (1 - change), above=max(1.0, ratio) * (1 + change))
+    return Bounds(
+        below=min(1.0, ratio) * (1 - change), above=max(1.0, ratio) * (1 + change)
+    )

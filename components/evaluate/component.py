@@ -12,6 +12,8 @@ def evaluate(state: str, candidate: Input[Model], results: Output[Metrics]):
 
     run_step(
         state,
-        lambda context: run(EvaluateInputs(state, read_pointer(context, candidate.path)), context),
+        lambda context: run(
+            EvaluateInputs(state, read_pointer(context, candidate.path)), context
+        ),
         results,
     )

@@ -124,7 +124,10 @@ def run_harness(
         for task in tasks:
             task["dataset_kwargs"]["cache_dir"] = cache
         wrapped = HFLM(
-            pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device)
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            device=str(model.device),
         )
         require_known_metrics(tasks)
         with bounded_templates(), bounded_patterns():
@@ -178,7 +181,9 @@ def _offline(folder: Path, path: Path, document: TaskDocument) -> TaskDocument:
 
     Raises UserError if the task needs a network, another file or code.
     """
-    if document.get("dataset_path") not in FORMATS or not CODE_KEYS.isdisjoint(document):
+    if document.get("dataset_path") not in FORMATS or not CODE_KEYS.isdisjoint(
+        document
+    ):
         raise UserError(
             f"evaluate.harness: {path} needs `dataset_path` {', '.join(FORMATS)} "
             f"and none of `{'`, `'.join(sorted(CODE_KEYS))}`: "

@@ -92,7 +92,9 @@ class _LoadedModel:
         recipe = self.campaign.recipe
         if recipe.decide.goal.metric != "perplexity":
             return [None] * len(prompts)
-        return reference_losses(self.model, self.codec, prompts, recipe.train.max_length)
+        return reference_losses(
+            self.model, self.codec, prompts, recipe.train.max_length
+        )
 
     def samples(self, prompts: Sequence[Prompt]) -> list[Sample]:
         """Return the samples for pass@k: `pass_k` of each prompt."""
@@ -102,7 +104,10 @@ class _LoadedModel:
             return []
         # The round is not part of the seed: every model samples with the same random numbers.
         seeds = [
-            [derived_seed(recipe.seed, "pass", prompt.id, index) for index in range(section.pass_k)]
+            [
+                derived_seed(recipe.seed, "pass", prompt.id, index)
+                for index in range(section.pass_k)
+            ]
             for prompt in prompts
         ]
         return self._sampled(
@@ -130,7 +135,9 @@ class _LoadedModel:
             max_new_tokens=recipe.generate.max_new_tokens,
             batch_size=recipe.evaluate.batch_size,
         )
-        return sample_all(self.context, self.model, self.codec, prompts, seeds, sampling)
+        return sample_all(
+            self.context, self.model, self.codec, prompts, seeds, sampling
+        )
 
     def classes(self, questions: Questions) -> dict[str, ClassChoice]:
         """Return prompt id → the class that the model finds likeliest, with its squared error."""
@@ -148,7 +155,9 @@ class _LoadedModel:
             for prompt, chances in zip(labelled, probabilities, strict=True)
         }
 
-    def text_results(self, questions: Questions) -> tuple[list[TextResult], dict[str, str]]:
+    def text_results(
+        self, questions: Questions
+    ) -> tuple[list[TextResult], dict[str, str]]:
         """Return (likelihoods of the human texts, reason for those that are skipped)."""
         from components.modeling.likelihood import EncodedRow
         from components.modeling.scoring import TEXT_BATCH, score_rows
@@ -204,7 +213,9 @@ def conditions(
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     return {
-        "prompts": {name: ref.sha256 for name, ref in objects.items() if name in split_files},
+        "prompts": {
+            name: ref.sha256 for name, ref in objects.items() if name in split_files
+        },
         "code": code_digest("evaluate"),
         "settings": settings,
         "seed": campaign.recipe.seed,
@@ -223,12 +234,21 @@ def measurement_key(train: Receipt, under: dict[str, JsonValue]) -> str:
         under: `conditions` of the measurement.
     """
     # The weights and not the receipt: a training that was repeated may give the same model.
-    weights = {name: ref.sha256 for name, ref in train.objects.items() if name.startswith("model/")}
+    weights = {
+        name: ref.sha256
+        for name, ref in train.objects.items()
+        if name.startswith("model/")
+    }
     return digest_of({"model": weights, **under})
 
 
 def measure(
-    context: Context, campaign: Campaign, train: Receipt, questions: Questions, *, harness: bool
+    context: Context,
+    campaign: Campaign,
+    train: Receipt,
+    questions: Questions,
+    *,
+    harness: bool,
 ) -> tuple[Measured, Account]:
     """Measure the model of a train receipt; return its rows and the other numbers.
 
@@ -258,17 +278,25 @@ def measure(
         verdicts = _verdicts(questions.sampled_prompts, samples, room)
         classes = loaded.classes(questions)
         asked = [
-            (prompt, answer.text) for prompt, answer in zip(questions.prompts, answers, strict=True)
+            (prompt, answer.text)
+            for prompt, answer in zip(questions.prompts, answers, strict=True)
         ]
         graded = verdicts_of(asked, room)
         losses = loaded.losses(questions.prompts)
-        results = _results(questions, answers, graded, losses, samples, verdicts, classes)
+        results = _results(
+            questions, answers, graded, losses, samples, verdicts, classes
+        )
         texts, skipped = loaded.text_results(questions)
         metrics: dict[str, dict[str, float]] = {}
         if harness and section.harness is not None:
             tasks_folder = folder_of(section.harness, context)
             metrics = run_harness(
-                context, section.harness, tasks_folder, model, codec.tokenizer, _HARNESS_BATCH
+                context,
+                section.harness,
+                tasks_folder,
+                model,
+                codec.tokenizer,
+                _HARNESS_BATCH,
             )
         context.charge("compute_seconds", context.clock() - begin)
     finally:
@@ -285,7 +313,9 @@ def measure(
     return Measured(results, texts, samples), account
 
 
-def _verdicts(prompts: Sequence[Prompt], samples: Sequence[Sample], room: Room) -> list[bool]:
+def _verdicts(
+    prompts: Sequence[Prompt], samples: Sequence[Sample], room: Room
+) -> list[bool]:
     """Return, for each sample, True if the verifier accepts it."""
     prompts_by_id = {prompt.id: prompt for prompt in prompts}
     asked = [(prompts_by_id[sample.prompt_id], sample.text) for sample in samples]
@@ -316,7 +346,9 @@ def _results(
     for sample, right in zip(samples, verdicts, strict=True):
         verdicts_by_prompt[sample.prompt_id].append(right)
     results = []
-    asked = zip(questions.prompts, questions.splits, answers, graded, losses, strict=True)
+    asked = zip(
+        questions.prompts, questions.splits, answers, graded, losses, strict=True
+    )
     for prompt, split, answer, verdict, loss in asked:
         # Dev and test prompts are not sampled.
         prompt_verdicts = verdicts_by_prompt.get(prompt.id, [])

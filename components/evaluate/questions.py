@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from components.contracts.artifacts import DEV_PROMPTS, split_file
-from components.contracts.rows import MAX_CLASSES, Prompt, TrainingRow, label_of, read_rows
+from components.contracts.rows import (
+    MAX_CLASSES,
+    Prompt,
+    TrainingRow,
+    label_of,
+    read_rows,
+)
 from components.evaluate.scores import ANSWER_SPLITS, AnswerSplit
 from components.runtime.campaign import Campaign
 from components.runtime.context import Context
@@ -45,7 +51,11 @@ class Questions:
         """Prompts of the validation split, which several samples are drawn for."""
         # A fall of pass@k blocks a candidate, and what decides is no test any more.
         pairs = zip(self.prompts, self.splits, strict=True)
-        return [prompt for prompt, split in pairs if split == "validation" and not prompt.is_text]
+        return [
+            prompt
+            for prompt, split in pairs
+            if split == "validation" and not prompt.is_text
+        ]
 
 
 def read_questions(context: Context, campaign: Campaign) -> Questions:
@@ -70,7 +80,11 @@ def read_questions(context: Context, campaign: Campaign) -> Questions:
 def _labelled(context: Context, campaign: Campaign) -> list[str]:
     path = fetch(context, campaign.prepared, split_file("train"))
     # A document has no prompt, and is no answer; a block of raw text is continued like it is.
-    answers = (row.completion for row in read_rows(path, TrainingRow) if row.prompt or row.is_text)
+    answers = (
+        row.completion
+        for row in read_rows(path, TrainingRow)
+        if row.prompt or row.is_text
+    )
     return list(itertools.islice(answers, campaign.recipe.evaluate.diversity_rows))
 
 

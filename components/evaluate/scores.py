@@ -87,7 +87,9 @@ def scores_of(results: Results, pass_k: int) -> AnswerScores:
     )
 
 
-def model_scores(results: Results, scores: AnswerScores, texts: TextScores | None) -> ModelScores:
+def model_scores(
+    results: Results, scores: AnswerScores, texts: TextScores | None
+) -> ModelScores:
     """Return the numbers of one model that a person compares.
 
     Args:
@@ -192,7 +194,9 @@ def text_scores(rows: Sequence[TextResult]) -> TextScores | None:
     )
 
 
-def intervals(results: Results, scores: AnswerScores, texts: TextScores | None) -> Intervals:
+def intervals(
+    results: Results, scores: AnswerScores, texts: TextScores | None
+) -> Intervals:
     """Return the 95 % intervals of the summary's headline numbers that are measured.
 
     Args:
@@ -226,7 +230,9 @@ def _slices(rows: Results, pass_k: int) -> dict[str, SliceScores]:
     for row in rows:
         for tag, value in row.tags.items():
             slices[f"{tag}={value}"].append(row)
-    return {name: _slice(slice_rows, pass_k) for name, slice_rows in sorted(slices.items())}
+    return {
+        name: _slice(slice_rows, pass_k) for name, slice_rows in sorted(slices.items())
+    }
 
 
 def _slice(rows: Results, pass_k: int) -> SliceScores:
@@ -309,7 +315,9 @@ def _classification(rows: Results) -> Classification | None:
         hits[row.label] += is_hit
         verdicts.append(is_hit)
     names = sorted({*actual, *predicted})
-    labels = {name: _label_scores(hits[name], actual[name], predicted[name]) for name in names}
+    labels = {
+        name: _label_scores(hits[name], actual[name], predicted[name]) for name in names
+    }
     accuracy_share = share(verdicts)
     return Classification(
         **dict(accuracy_share),

@@ -29,7 +29,13 @@ from components.measures import Scores
 from components.runtime.attempts import Task, attempting
 from components.runtime.campaign import BEFORE_ROUNDS, Campaign, load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
+from components.runtime.receipts import (
+    Receipt,
+    commit_once,
+    fetch,
+    read_receipt,
+    read_summary,
+)
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -110,7 +116,9 @@ def run(inputs: EvaluateInputs, context: Context) -> Receipt:
         receipts["champion"] = earlier.champion
         receipts["champion_evaluation"] = earlier.champion_evaluation
         receipts["first_evaluation"] = earlier.first_evaluation
-    evaluation = Evaluation(context, campaign, inputs.candidate, earlier, settings, round_number)
+    evaluation = Evaluation(
+        context, campaign, inputs.candidate, earlier, settings, round_number
+    )
     return commit_once(
         context,
         task,
@@ -127,7 +135,9 @@ def _base_task(campaign: Campaign) -> Task:
     return Task(run_id=campaign.state.run_id, name="evaluate-base", round=BEFORE_ROUNDS)
 
 
-def _evaluation_of_champion(context: Context, campaign: Campaign, *, is_base: bool) -> Receipt:
+def _evaluation_of_champion(
+    context: Context, campaign: Campaign, *, is_base: bool
+) -> Receipt:
     """Return the champion's own evaluation, and record that the task is done."""
     state = campaign.state
     assert state.champion_evaluation is not None, "a champion was evaluated"
@@ -170,7 +180,9 @@ def _evaluate(evaluation: Evaluation, folder: Path) -> EvaluateSummary:
     earlier = evaluation.earlier
     under = conditions(context, campaign, evaluation.settings)
     questions = read_questions(context, campaign)
-    candidate, account = measure(context, campaign, evaluation.candidate, questions, harness=True)
+    candidate, account = measure(
+        context, campaign, evaluation.candidate, questions, harness=True
+    )
     _write(folder, candidate)
     measurement = Measurement(candidate=measurement_key(evaluation.candidate, under))
     summary = _summary(evaluation, candidate, account, measurement)
@@ -190,14 +202,19 @@ def _evaluate(evaluation: Evaluation, folder: Path) -> EvaluateSummary:
         )
     state = campaign.state
     rounds = {
-        record.receipts["evaluate"]: record.round for record in state.history if not record.weak
+        record.receipts["evaluate"]: record.round
+        for record in state.history
+        if not record.weak
     }
     first_round = rounds.get(earlier.first_evaluation.ref, BEFORE_ROUNDS)
     earlier_models = {first_round: first, **_other_champions(evaluation, under)}
     if first is not champion and state.champion_round is not None:
         earlier_models[state.champion_round] = champion
     collapse = worst_signs(
-        earlier_models, candidate, campaign.recipe.evaluate.diversity_rows, questions.labelled
+        earlier_models,
+        candidate,
+        campaign.recipe.evaluate.diversity_rows,
+        questions.labelled,
     )
     blocks, warnings = alarms(collapse)
     for alarm in blocks:
@@ -220,7 +237,9 @@ def _evaluate(evaluation: Evaluation, folder: Path) -> EvaluateSummary:
     )
 
 
-def _other_champions(evaluation: Evaluation, under: dict[str, JsonValue]) -> dict[int, Measured]:
+def _other_champions(
+    evaluation: Evaluation, under: dict[str, JsonValue]
+) -> dict[int, Measured]:
     """Return round → rows of the champions up to the present one.
 
     Those that were measured under other conditions are left out: what the campaign measured of
@@ -276,7 +295,9 @@ def _stored(context: Context, receipt: Receipt) -> Measured:
     )
 
 
-def _rows(context: Context, receipt: Receipt, name: str, row_type: type[Row]) -> list[Row]:
+def _rows(
+    context: Context, receipt: Receipt, name: str, row_type: type[Row]
+) -> list[Row]:
     """Return the rows of a receipt's file; none if it has no such file."""
     if name not in receipt.objects:
         return []
@@ -296,7 +317,10 @@ def _write(folder: Path, measured: Measured) -> None:
 
 
 def _summary(
-    evaluation: Evaluation, measured: Measured, account: Account, measurement: Measurement
+    evaluation: Evaluation,
+    measured: Measured,
+    account: Account,
+    measurement: Measurement,
 ) -> EvaluateSummary:
     """Return the candidate's own numbers."""
     # What decide and the report read; the rows themselves stay in the files.

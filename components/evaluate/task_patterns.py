@@ -40,7 +40,9 @@ class _Pattern:
     def findall(self, text: str) -> list[Any]:
         """Return all matches as `re.findall` does. Raises UserError."""
         found: list[Any] = _found({"pattern": self.pattern, "text": text})
-        return [tuple(groups) if isinstance(groups, list) else groups for groups in found]
+        return [
+            tuple(groups) if isinstance(groups, list) else groups for groups in found
+        ]
 
 
 class _Patterns:
@@ -58,7 +60,9 @@ class _Patterns:
 
     def sub(self, pattern: str, replacement: str, text: str) -> str:
         """Return the text with all matches replaced. Raises UserError."""
-        found: str = _found({"pattern": pattern, "text": text, "replacement": replacement})
+        found: str = _found(
+            {"pattern": pattern, "text": text, "replacement": replacement}
+        )
         return found
 
     def escape(self, text: str) -> str:
@@ -68,7 +72,11 @@ class _Patterns:
 
 def _found(search: JsonObject) -> Any:
     line = _process.ask(json.dumps(search))
-    answer = json.loads(line) if line is not None else {"error": f"it takes more than {BOUNDS}"}
+    answer = (
+        json.loads(line)
+        if line is not None
+        else {"error": f"it takes more than {BOUNDS}"}
+    )
     if "error" in answer:
         raise UserError(
             f"evaluate.harness: the pattern {str(search['pattern'])[:SHOWN_CHARACTERS]!r} of a task "

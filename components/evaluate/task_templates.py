@@ -46,8 +46,12 @@ class _Template:
     def render(self, **row: object) -> str:
         """Return the text for a row of the task's data. Raises UserError."""
         # A date is written as Jinja would write it.
-        line = _process.ask(json.dumps({"template": self.source, "row": row}, default=str))
-        answer = json.loads(line) if line is not None else {"error": f"more than {BOUNDS}"}
+        line = _process.ask(
+            json.dumps({"template": self.source, "row": row}, default=str)
+        )
+        answer = (
+            json.loads(line) if line is not None else {"error": f"more than {BOUNDS}"}
+        )
         if "error" in answer:
             raise UserError(
                 f"evaluate.harness: the template {self.source[:SHOWN_CHARACTERS]!r} of a task is "

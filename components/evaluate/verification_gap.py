@@ -63,7 +63,9 @@ def generation_verification(
     )
 
 
-def _majority_is_right(prompt: Prompt, texts: Sequence[str], rights: Sequence[bool]) -> bool:
+def _majority_is_right(
+    prompt: Prompt, texts: Sequence[str], rights: Sequence[bool]
+) -> bool:
     """Return True if the most frequent answer of a prompt's samples is right."""
     keys = vote_keys(prompt, texts)
     votes = Counter(key for key in keys if key)

@@ -136,14 +136,18 @@ class SavedBatches:
     def remove(self) -> None:
         """Delete all batches of a finished shard."""
         # A list: the store does not change while it is being listed.
-        for address in list(self._context.store.list(keys.progress_prefix("generate", self._key))):
+        for address in list(
+            self._context.store.list(keys.progress_prefix("generate", self._key))
+        ):
             self._context.store.delete(address)
 
     def _address(self, name: str) -> str:
         return keys.progress_key("generate", self._key, f"{name}.json")
 
     def _refuse(self, name: str, reason: str) -> None:
-        self._context.progress.note(f"saved {name} is not used: {reason}; it is sampled again")
+        self._context.progress.note(
+            f"saved {name} is not used: {reason}; it is sampled again"
+        )
 
 
 def _digest_of_asks(asks: Sequence[Ask]) -> str:

@@ -11,5 +11,7 @@ def generate(state: str, shard: int, samples: Output[Dataset]):
     from components.runtime.entrypoints import run_step
 
     run_step(
-        state, lambda context: run(GenerateInputs(state=state, shard=int(shard)), context), samples
+        state,
+        lambda context: run(GenerateInputs(state=state, shard=int(shard)), context),
+        samples,
     )

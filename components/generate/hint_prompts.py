@@ -25,7 +25,9 @@ def last_selection(context: Context, campaign: Campaign) -> Receipt | None:
     return read_receipt(context, campaign.state.selections[-1])
 
 
-def hard_prompts(context: Context, campaign: Campaign, selection: Receipt | None) -> list[Prompt]:
+def hard_prompts(
+    context: Context, campaign: Campaign, selection: Receipt | None
+) -> list[Prompt]:
     """Return the prompts to try with a hint: the first `prompts_per_round` of the pool.
 
     Prompts that the campaign's data no longer holds are skipped, as after a resume with other data.
@@ -36,7 +38,11 @@ def hard_prompts(context: Context, campaign: Campaign, selection: Receipt | None
         selection: Holds the pool; None if there is none.
     """
     hints = campaign.recipe.generate.hints
-    if hints is None or selection is None or artifacts.TOO_HARD not in selection.objects:
+    if (
+        hints is None
+        or selection is None
+        or artifacts.TOO_HARD not in selection.objects
+    ):
         return []
     pool = fetch(context, selection, artifacts.TOO_HARD)
     waiting = [row.prompt_id for row in read_rows(pool, HardPrompt)]
@@ -47,7 +53,9 @@ def hard_prompts(context: Context, campaign: Campaign, selection: Receipt | None
         # Other data may hold the same prompt without an answer: there is nothing to hint at.
         if prompt.id in waiting_ids and reference_answer(prompt):
             prompts_by_id[prompt.id] = prompt
-    hard = [prompts_by_id[identity] for identity in waiting if identity in prompts_by_id]
+    hard = [
+        prompts_by_id[identity] for identity in waiting if identity in prompts_by_id
+    ]
     return hard[: hints.prompts_per_round]
 
 

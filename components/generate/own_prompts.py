@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from components.canonical import derived_seed, normalised_text
 from components.contamination import Overlap
 from components.contracts.artifacts import split_file
-from components.contracts.rows import Dropped, Prompt, Sample, TrainingRow, prompt_id, read_rows
+from components.contracts.rows import (
+    Dropped,
+    Prompt,
+    Sample,
+    TrainingRow,
+    prompt_id,
+    read_rows,
+)
 from components.errors import UserError
 from components.generate.batches import Ask
 from components.runtime.campaign import Campaign
@@ -78,7 +85,9 @@ def writing_asks(campaign: Campaign, known: Sequence[str]) -> list[Ask]:
     return asks
 
 
-def _request(campaign: Campaign, identity: str, known: Sequence[str], seed: int) -> Prompt:
+def _request(
+    campaign: Campaign, identity: str, known: Sequence[str], seed: int
+) -> Prompt:
     """Return what the model is asked in order to write one prompt."""
     settings = campaign.recipe.generate.own_prompts
     if settings.form == "turn":
@@ -91,15 +100,22 @@ def _request(campaign: Campaign, identity: str, known: Sequence[str], seed: int)
 
 def known_prompts(context: Context, campaign: Campaign) -> list[str]:
     """Return the prompts of the train and unlabelled splits, each once."""
-    labelled = read_rows(fetch(context, campaign.prepared, split_file("train")), TrainingRow)
+    labelled = read_rows(
+        fetch(context, campaign.prepared, split_file("train")), TrainingRow
+    )
     texts = [row.prompt for row in labelled if row.prompt and not row.is_text]
-    unlabelled = read_rows(fetch(context, campaign.prepared, split_file("unlabelled")), Prompt)
+    unlabelled = read_rows(
+        fetch(context, campaign.prepared, split_file("unlabelled")), Prompt
+    )
     texts += [prompt.text for prompt in unlabelled if not prompt.is_text]
     return list(dict.fromkeys(texts))
 
 
 def sift(
-    context: Context, campaign: Campaign, samples: Sequence[Sample], known: Sequence[str]
+    context: Context,
+    campaign: Campaign,
+    samples: Sequence[Sample],
+    known: Sequence[str],
 ) -> Written:
     """Return the written prompts that are new and may be trained on, and the others.
 
@@ -126,7 +142,9 @@ def sift(
         elif found := repeats.of(text):
             reason, detail = "repeats", found
         if reason:
-            row = Dropped(reason=reason, detail=detail, row={"prompt": text, "seed": sample.seed})
+            row = Dropped(
+                reason=reason, detail=detail, row={"prompt": text, "seed": sample.seed}
+            )
             written.dropped.append(row)
         else:
             prompt = Prompt(id=prompt_id(text), text=text, verifier=settings.verifier)
@@ -160,8 +178,12 @@ class _Repeats:
             return "there is an equal prompt"
         shingles = shingles_of(text)
         # A prompt shares several bands with one that is like it.
-        near = {place for band in self._bands(text) for place in self._by_band.get(band, ())}
-        similarity = max((jaccard(shingles, self._earlier[place]) for place in near), default=0.0)
+        near = {
+            place for band in self._bands(text) for place in self._by_band.get(band, ())
+        }
+        similarity = max(
+            (jaccard(shingles, self._earlier[place]) for place in near), default=0.0
+        )
         if similarity >= self._max_similarity:
             return f"similarity {similarity:.2f} to an earlier prompt"
         self._add(text)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from components.canonical import derived_seed
 from components.contracts.artifacts import split_file
-from components.contracts.rows import Prompt, TrainingRow, front_of, prompt_id, read_rows
+from components.contracts.rows import (
+    Prompt,
+    TrainingRow,
+    front_of,
+    prompt_id,
+    read_rows,
+)
 from components.errors import UserError
 from components.runtime.campaign import Campaign
 from components.runtime.context import Context
@@ -55,7 +61,12 @@ def _nothing(campaign: Campaign) -> list[Prompt]:
     """Return prompts that hold nothing, each with an id, and so a seed, of its own."""
     number = campaign.next_round
     return [
-        Prompt(id=prompt_id(f"nothing {number} {index}"), text="", verifier="exact", is_text=True)
+        Prompt(
+            id=prompt_id(f"nothing {number} {index}"),
+            text="",
+            verifier="exact",
+            is_text=True,
+        )
         for index in range(campaign.recipe.generate.prompts_per_round)
     ]
 
@@ -64,12 +75,16 @@ def _beginnings(context: Context, campaign: Campaign) -> list[Prompt]:
     """Return the beginnings of the raw text of the train split, each once."""
     size = campaign.recipe.data.text.beginning
     beginnings = {}
-    for row in read_rows(fetch(context, campaign.prepared, split_file("train")), TrainingRow):
+    for row in read_rows(
+        fetch(context, campaign.prepared, split_file("train")), TrainingRow
+    ):
         # A text that is as short leaves nothing to write.
         if not row.prompt and len(row.completion) > size:
             text = front_of(row.completion, size)
             identity = prompt_id(row.completion)
-            beginnings[identity] = Prompt(id=identity, text=text, verifier="exact", is_text=True)
+            beginnings[identity] = Prompt(
+                id=identity, text=text, verifier="exact", is_text=True
+            )
     return list(beginnings.values())
 
 

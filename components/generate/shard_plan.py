@@ -49,7 +49,9 @@ class ShardPlan:
     def inputs(self) -> dict[str, Receipt]:
         """Receipts the result depends on."""
         # A teacher's answers are the same whichever champion learns from them.
-        role = "champion" if self.campaign.recipe.generate.teacher is None else "teacher"
+        role = (
+            "champion" if self.campaign.recipe.generate.teacher is None else "teacher"
+        )
         inputs = {"prepare": self.campaign.prepared, role: self.model}
         # Without hints the selection changes nothing, so it must not change the key either.
         if self.selection is not None:
@@ -184,7 +186,9 @@ def plan_shard(context: Context, campaign: Campaign, shard: int) -> ShardPlan:
         )
     selection = last_selection(context, campaign)
     hard = hard_prompts(context, campaign, selection)
-    all_hinted = _hinted_batches(campaign, engine, hard, first_number=len(round_batches))
+    all_hinted = _hinted_batches(
+        campaign, engine, hard, first_number=len(round_batches)
+    )
     hinted_batches = _batches_of_shard(all_hinted, shard, section.shards)
     return ShardPlan(
         campaign=campaign,

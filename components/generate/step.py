@@ -13,7 +13,11 @@ from pathlib import Path
 from components.contracts import artifacts
 from components.contracts.rows import Prompt, Sample, write_rows
 from components.contracts.summaries import GenerateSummary
-from components.contracts.summaries.generate import EngineFacts, SampleCounts, WrittenPrompts
+from components.contracts.summaries.generate import (
+    EngineFacts,
+    SampleCounts,
+    WrittenPrompts,
+)
 from components.generate.batches import Ask, SavedBatches
 from components.generate.engines.choice import Engine, batch_rows, open_engine
 from components.generate.own_prompts import (
@@ -135,7 +139,9 @@ def _counts(prompts: Sequence[Prompt], samples: Sequence[Sample]) -> SampleCount
     answered = [sample for sample in samples if not sample.no_answer]
     # A piece of text may stop anywhere.
     texts = {prompt.id for prompt in prompts if prompt.is_text}
-    num_finished = sum(sample.finished or sample.prompt_id in texts for sample in answered)
+    num_finished = sum(
+        sample.finished or sample.prompt_id in texts for sample in answered
+    )
     return SampleCounts(
         prompts=len(prompts),
         generated=len(samples),
@@ -159,13 +165,20 @@ def _sample(
         with _opened(context, plan, plan.campaign, peer) as engine:
             engine_facts = engine.about
             asks_by_batch = plan.asks_of_peer(peer, num_peers)
-            samples += _sample_batches(context, saved, engine, f"peer-{peer}", asks_by_batch)
-    positions = {prompt.id: position for position, prompt in enumerate([*plan.hard, *plan.prompts])}
+            samples += _sample_batches(
+                context, saved, engine, f"peer-{peer}", asks_by_batch
+            )
+    positions = {
+        prompt.id: position
+        for position, prompt in enumerate([*plan.hard, *plan.prompts])
+    }
     samples.sort(key=lambda sample: (positions[sample.prompt_id], sample.index))
     return samples, engine_facts
 
 
-def _write_prompts(context: Context, plan: ShardPlan, saved: SavedBatches) -> Written | None:
+def _write_prompts(
+    context: Context, plan: ShardPlan, saved: SavedBatches
+) -> Written | None:
     """Return the prompts that the model writes for the round; None if they come from the data."""
     campaign = plan.campaign
     if campaign.recipe.generate.source != "model":
@@ -179,12 +192,16 @@ def _write_prompts(context: Context, plan: ShardPlan, saved: SavedBatches) -> Wr
     with _opened(context, plan, writing_campaign(campaign), 0) as engine:
         samples = _sample_batches(context, saved, engine, "prompts", asks_by_batch)
     written = sift(context, campaign, samples, known)
-    context.progress.note(f"prompts: {len(written.prompts)} of {len(samples)} written are asked")
+    context.progress.note(
+        f"prompts: {len(written.prompts)} of {len(samples)} written are asked"
+    )
     return written
 
 
 @contextmanager
-def _opened(context: Context, plan: ShardPlan, campaign: Campaign, peer: int) -> Iterator[Engine]:
+def _opened(
+    context: Context, plan: ShardPlan, campaign: Campaign, peer: int
+) -> Iterator[Engine]:
     """Open the engine over a peer's checkpoint, which is deleted afterwards.
 
     Args:
@@ -240,9 +257,13 @@ def _sample_batches(
     context.charge("compute_seconds", seconds)
     context.charge("tokens_generated", tokens)
     total_seconds = max(context.costs["compute_seconds"], 1e-9)
-    context.costs["sampling_tokens_per_second"] = context.costs["tokens_generated"] / total_seconds
+    context.costs["sampling_tokens_per_second"] = (
+        context.costs["tokens_generated"] / total_seconds
+    )
     return samples
 
 
-def _report(context: Context, num_earlier: int, total: int, rate: float, num_done: int) -> None:
+def _report(
+    context: Context, num_earlier: int, total: int, rate: float, num_done: int
+) -> None:
     context.progress.update(num_earlier + num_done, total, rate, "answers")

@@ -16,13 +16,23 @@ from typing import TypedDict
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import JsonValue
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from components.contracts.recipe import ModelSection
 from components.errors import UserError, one_line
 from components.modeling.encoding import Codec, generation_ends
-from components.modeling.load import count_parameters, load_tokenizer, quiet, save_checkpoint
+from components.modeling.load import (
+    count_parameters,
+    load_tokenizer,
+    quiet,
+    save_checkpoint,
+)
 from components.modeling.lstm import MODEL_TYPE as LSTM
 from components.modeling.scratch import make_scratch
 from components.modeling.weight_files import weight_files
@@ -99,7 +109,9 @@ def materialise_base(
     elif section.source.endswith(".gguf"):
         _convert_gguf(local_path(section.source, environment, scratch), folder)
     else:
-        _copy_clean(local_folder(section.source, environment, scratch), section.source, folder)
+        _copy_clean(
+            local_folder(section.source, environment, scratch), section.source, folder
+        )
     config = load_config(folder, section.source)
     weights = sorted(folder.glob("*.safetensors"))
     dtype = stored_dtype(weights, section.source)
@@ -126,7 +138,9 @@ def load_config(folder: Path, name: str) -> PretrainedConfig:
     try:
         document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"model {name}: config.json is missing or not JSON ({error})") from None
+        raise UserError(
+            f"model {name}: config.json is missing or not JSON ({error})"
+        ) from None
     kind = document.get("model_type") if isinstance(document, dict) else None
     if str(kind) not in (LSTM, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         raise UserError(
@@ -187,7 +201,11 @@ def _quantisation(document: Mapping[str, object]) -> str:
         for key in ("quantization_config", "compression_config"):
             settings = section.get(key)
             if settings:
-                method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+                method = (
+                    settings.get("quant_method")
+                    if isinstance(settings, Mapping)
+                    else None
+                )
                 return str(method or key)
     return ""
 
@@ -284,7 +302,9 @@ def _legacy_template(path: Path, name: str) -> str:
     try:
         template = json.loads(path.read_text(encoding="utf-8"))["chat_template"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"model {name}: {path.name} holds no chat template ({error!r})") from None
+        raise UserError(
+            f"model {name}: {path.name} holds no chat template ({error!r})"
+        ) from None
     return str(template)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 
-def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+def length_sorted_batches(
+    lengths: Sequence[int], batch_size: int
+) -> Iterator[list[int]]:
     """Yield row indices in batches of at most `batch_size`, the shortest rows first.
 
     `lengths` are those of the rows. Rows of one length stay in their order.

@@ -23,7 +23,12 @@ import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.pytorch_utils import Conv1D
 
 from components.errors import UserError, one_line
@@ -60,14 +65,20 @@ def identity_sources(num_layers: int, target: int) -> tuple[int, ...]:
     return tuple(sorted([*range(num_layers), *(max(0, layer) for layer in copied)]))
 
 
-def least_influential_removed(influences: Sequence[float], target: int) -> tuple[int, ...]:
+def least_influential_removed(
+    influences: Sequence[float], target: int
+) -> tuple[int, ...]:
     """Return the order of the `target` layers with the highest influence."""
-    by_influence = sorted(range(len(influences)), key=lambda layer: (-influences[layer], layer))
+    by_influence = sorted(
+        range(len(influences)), key=lambda layer: (-influences[layer], layer)
+    )
     return tuple(sorted(by_influence[:target]))
 
 
 @torch.inference_mode()
-def block_influences(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[float]:
+def block_influences(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]]
+) -> list[float]:
     """Return the Block Influence of each layer: 1 - the mean cosine of what goes in and comes out.
 
     The mean is over all tokens of all rows (2403.03853, equation 1).
@@ -82,7 +93,10 @@ def block_influences(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> l
     for ids in rows:
         with _hidden_states_of(blocks) as states:
             # One row at a time: padding has hidden states too.
-            model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
+            model(
+                input_ids=torch.tensor([list(ids)], device=model.device),
+                use_cache=False,
+            )
         for layer, (states_in, states_out) in states.items():
             cosines = F.cosine_similarity(states_in.float(), states_out.float(), dim=-1)
             totals[layer] += float(cosines.double().sum())
@@ -93,7 +107,9 @@ def block_influences(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> l
 
 
 @contextmanager
-def _hidden_states_of(blocks: nn.ModuleList) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
+def _hidden_states_of(
+    blocks: nn.ModuleList,
+) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
     """Yield a dict that a forward pass fills: layer → hidden states before and after it."""
     states: dict[int, tuple[Tensor, Tensor]] = {}
     handles: list[RemovableHandle] = []
@@ -141,7 +157,9 @@ def rebuilt(
             depth.
     """
     copies = _copies(sources)
-    earlier_layers = [layer for layer, source in enumerate(sources) if source in inserted]
+    earlier_layers = [
+        layer for layer, source in enumerate(sources) if source in inserted
+    ]
     config = _config_of(model, sources, sorted({*earlier_layers, *copies}))
     with quiet():
         new_model, report = type(model).from_pretrained(
@@ -152,7 +170,9 @@ def rebuilt(
             attn_implementation=model.config._attn_implementation,
             output_loading_info=True,
         )
-    check_report(report, f"train.layers: {type(model).__name__} with {len(sources)} layers")
+    check_report(
+        report, f"train.layers: {type(model).__name__} with {len(sources)} layers"
+    )
     rebuilt_model: PreTrainedModel = new_model.to(model.device).eval()
     if copies:
         # Layers that normalise after their residual connection are no identity, whatever they add,
@@ -170,7 +190,11 @@ def rebuilt(
 
 def _copies(sources: Sequence[int]) -> list[int]:
     """Return the places in an order of layers that hold an inserted copy."""
-    return [layer for layer in range(1, len(sources)) if sources[layer] == sources[layer - 1]]
+    return [
+        layer
+        for layer in range(1, len(sources))
+        if sources[layer] == sources[layer - 1]
+    ]
 
 
 def _tensors_of(
@@ -178,7 +202,9 @@ def _tensors_of(
 ) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint of the model in another order of layers."""
     blocks = blocks_of(model)
-    prefix = next(name for name, module in model.named_modules() if module is blocks) + "."
+    prefix = (
+        next(name for name, module in model.named_modules() if module is blocks) + "."
+    )
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         if not name.startswith(prefix):
@@ -240,7 +266,9 @@ def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
     )
 
 
-def parameters_of_layers(model: PreTrainedModel, key: str, remedy: str) -> list[list[str]]:
+def parameters_of_layers(
+    model: PreTrainedModel, key: str, remedy: str
+) -> list[list[str]]:
     """Return the parameter names of each layer, first to last.
 
     The layers are the first list of as many modules as the config has layers, or the first
@@ -265,7 +293,11 @@ def parameters_of_layers(model: PreTrainedModel, key: str, remedy: str) -> list[
             # torch names the parameters of layer 2 weight_ih_l2, bias_hh_l2_reverse, …
             leaves = [leaf for leaf, _ in module.named_parameters()]
             return [
-                [f"{name}.{leaf}" for leaf in leaves if re.search(rf"_l{index}(_|$)", leaf)]
+                [
+                    f"{name}.{leaf}"
+                    for leaf in leaves
+                    if re.search(rf"_l{index}(_|$)", leaf)
+                ]
                 for index in range(length)
             ]
     raise UserError(f"{key}: the layers of this model are in no list; {remedy}")
@@ -319,6 +351,9 @@ def _config_of(
 
 def _logits(model: PreTrainedModel) -> Tensor:
     """Return the logits of a few tokens."""
-    ids = torch.arange(1, 1 + CHECKED_TOKENS, device=model.device) % model.config.vocab_size
+    ids = (
+        torch.arange(1, 1 + CHECKED_TOKENS, device=model.device)
+        % model.config.vocab_size
+    )
     logits: Tensor = model(input_ids=ids[None], use_cache=False).logits
     return logits

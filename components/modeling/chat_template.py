@@ -123,7 +123,10 @@ def render(
     # Marked before the template sees it: in what it writes, a token that a message spells looks
     # like one of its own.
     conversation = [
-        _marked(_plain(message), assistant_control if message["role"] == "assistant" else control)
+        _marked(
+            _plain(message),
+            assistant_control if message["role"] == "assistant" else control,
+        )
         for message in messages
     ]
     question = Question(
@@ -174,7 +177,8 @@ def _marked(value: object, control: re.Pattern[str]) -> object:
         return marked(value, control)
     if isinstance(value, dict):
         return {
-            name: item if name == "role" else _marked(item, control) for name, item in value.items()
+            name: item if name == "role" else _marked(item, control)
+            for name, item in value.items()
         }
     if isinstance(value, list):
         return [_marked(item, control) for item in value]

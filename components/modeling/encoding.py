@@ -11,7 +11,13 @@ from typing import Literal
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from components.contracts.rows import Asked, Beginning, Conversation, OpenTurn, TrainingRow
+from components.contracts.rows import (
+    Asked,
+    Beginning,
+    Conversation,
+    OpenTurn,
+    TrainingRow,
+)
 from components.errors import UserError
 from components.modeling.chat_template import (
     PROBE,
@@ -102,7 +108,11 @@ class Codec:
         # without a row in the embedding cannot be used either.
         pad = self.tokenizer.pad_token_id
         num_rows = self.num_embeddings
-        if pad is not None and pad not in self.end_ids and (num_rows is None or pad < num_rows):
+        if (
+            pad is not None
+            and pad not in self.end_ids
+            and (num_rows is None or pad < num_rows)
+        ):
             return int(pad)
         first_ids = range(len(self.end_ids) + 1)
         return next(token_id for token_id in first_ids if token_id not in self.end_ids)
@@ -153,7 +163,9 @@ class Codec:
         """
         if isinstance(prompt, Beginning):
             return self.text_ids(prompt.text, completion, goes_on=False)
-        assert not isinstance(prompt, OpenTurn), "a prompt that the model writes is no row"
+        assert not isinstance(prompt, OpenTurn), (
+            "a prompt that the model writes is no row"
+        )
         if not prompt:
             # The first token of a text is predicted from nothing where there is no <bos>.
             text_ids = self._text_ids(completion)
@@ -164,9 +176,13 @@ class Codec:
         turns = self._turns(prompt)
         opened, answer = self._writer.answered(turns, reply, _tools(prompt))
         prompt_ids = self._form.encoder.ids(opened)
-        return prompt_ids + self._form.encoder.ids(answer, continued=True), len(prompt_ids)
+        return prompt_ids + self._form.encoder.ids(answer, continued=True), len(
+            prompt_ids
+        )
 
-    def text_ids(self, beginning: str, rest: str, *, goes_on: bool) -> tuple[list[int], int]:
+    def text_ids(
+        self, beginning: str, rest: str, *, goes_on: bool
+    ) -> tuple[list[int], int]:
         """Return the same as `row_ids` for raw text, whose beginning bears no loss.
 
         Without a beginning, all but the first token bear loss.
@@ -197,7 +213,9 @@ class Codec:
         leaves out thoughts) comes in a piece for each turn of the assistant; all others are one.
         """
         if row.is_text:
-            ids, num_masked = self.text_ids(row.prompt, row.completion, goes_on=row.goes_on)
+            ids, num_masked = self.text_ids(
+                row.prompt, row.completion, goes_on=row.goes_on
+            )
             return [Encoded(ids, num_masked)]
         conversation = row.conversation if self.template else None
         prompt = row.prompt if conversation is None else conversation.before_answer
@@ -227,14 +245,18 @@ class Codec:
         first_user = roles.index("user")
         # A greeting of the assistant before any question is no answer.
         answers = [
-            index for index, role in enumerate(roles) if role == "assistant" and index > first_user
+            index
+            for index, role in enumerate(roles)
+            if role == "assistant" and index > first_user
         ]
         if turns == "last":
             answers = answers[-1:]
         texts: list[str] = []
         spans: list[Span] = []
         for index in answers:
-            opened, answer = self._writer.answered(messages[:index], messages[index], tools)
+            opened, answer = self._writer.answered(
+                messages[:index], messages[index], tools
+            )
             text = opened + answer
             texts.append(text)
             spans.append((len(opened), len(text)))
@@ -250,7 +272,9 @@ class Codec:
             spans = self._narrowed(spans, rendered.generated, full_text)
         return [self._spans(full_text, spans)]
 
-    def _narrowed(self, spans: Sequence[Span], generated: Sequence[Span], text: str) -> list[Span]:
+    def _narrowed(
+        self, spans: Sequence[Span], generated: Sequence[Span], text: str
+    ) -> list[Span]:
         """Return the parts of the assistant's turns that the template itself says are generated.
 
         The token that ends a turn is counted in, which not every template does.
@@ -278,7 +302,9 @@ class Codec:
         previous_end = 0
         for start, end in spans:
             first_masked = len(ids)
-            ids += self._form.encoder.ids(text[previous_end:start], continued=previous_end > 0)
+            ids += self._form.encoder.ids(
+                text[previous_end:start], continued=previous_end > 0
+            )
             masked.append((first_masked, len(ids)))
             ids += self._form.encoder.ids(text[start:end], continued=True)
             previous_end = end
@@ -349,7 +375,9 @@ def load_codec(folder: Path, system_prompt: str = "") -> Codec:
     tokenizer = AutoTokenizer.from_pretrained(
         folder, trust_remote_code=False, local_files_only=True
     )
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    config = AutoConfig.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True
+    )
     num_rows = getattr(config.get_text_config(), "vocab_size", None)
     return Codec(tokenizer, system_prompt, generation_ends(folder), num_rows)
 

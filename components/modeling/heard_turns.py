@@ -33,7 +33,10 @@ class HeardTurns:
             self._heard.add(kind)
 
     def _are_the_same(
-        self, conversation: Conversation, others: Sequence[Message], tools: Sequence[Tool]
+        self,
+        conversation: Conversation,
+        others: Sequence[Message],
+        tools: Sequence[Tool],
     ) -> bool:
         """Return whether a conversation and another of as many turns have the same text."""
         texts = self._texts(conversation.messages, conversation.tools)
@@ -43,11 +46,15 @@ class HeardTurns:
             # A template that cannot do without this turn has read it.
             return False
 
-    def _texts(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[str, str]:
+    def _texts(
+        self, messages: Sequence[Message], tools: Sequence[Tool]
+    ) -> tuple[str, str]:
         """Return the text of a conversation, and that of the prompt before its answer."""
         # Of both, because some templates write a system prompt into the last turn if it is a user's.
         asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-        return self._writer.render(messages, tools).text, self._writer.opened(asked, tools)
+        return self._writer.render(messages, tools).text, self._writer.opened(
+            asked, tools
+        )
 
 
 def _without(
@@ -64,7 +71,14 @@ def _without(
             role = str(message["role"])
             yield role, [*before, changed, *behind], tools, f"turns of role {role}"
         if message.get("tool_calls"):
-            bare = {name: value for name, value in message.items() if name != "tool_calls"}
-            yield "tool_calls", [*before, bare, *behind], tools, "calls of tools (tool_calls)"
+            bare = {
+                name: value for name, value in message.items() if name != "tool_calls"
+            }
+            yield (
+                "tool_calls",
+                [*before, bare, *behind],
+                tools,
+                "calls of tools (tool_calls)",
+            )
     if tools:
         yield "tools", list(messages), (), "the tools that may be called (tools)"

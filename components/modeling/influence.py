@@ -51,7 +51,11 @@ def encoded(
 
 
 def perplexities(
-    model: PreTrainedModel, codec: Codec, pairs: Sequence[Pair], max_length: int, batch_size: int
+    model: PreTrainedModel,
+    codec: Codec,
+    pairs: Sequence[Pair],
+    max_length: int,
+    batch_size: int,
 ) -> list[float | None]:
     """Return the perplexity per token of each sampled completion; None for a row that is too long.
 
@@ -174,7 +178,9 @@ class Influence:
         counts: list[int] = chosen.sum(dim=1).tolist()
         return states[chosen].float(), targets[chosen], counts
 
-    def _chunks(self, states: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _chunks(
+        self, states: Tensor, targets: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield states and targets of as many tokens as have CHUNK_LOGITS logits."""
         size = self._chunk_tokens
         return zip(states.split(size), targets.split(size), strict=True)

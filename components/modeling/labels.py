@@ -100,7 +100,9 @@ class _LabelScorer:
             logits_to_keep=1,
         )
         num_labels = len(questions[0].tails)
-        rows = torch.arange(len(questions), device=ids.device).repeat_interleave(num_labels)
+        rows = torch.arange(len(questions), device=ids.device).repeat_interleave(
+            num_labels
+        )
         logits = self._tail_logits(
             questions,
             output.cache,
@@ -159,7 +161,9 @@ class _LabelScorer:
         counted = torch.zeros(logits.shape[:2], dtype=torch.bool)
         row = 0
         for question in questions:
-            for tail, num_masked in zip(question.tails, question.num_masked, strict=True):
+            for tail, num_masked in zip(
+                question.tails, question.num_masked, strict=True
+            ):
                 targets[row, : len(tail)] = torch.tensor(tail, dtype=torch.long)
                 counted[row, num_masked : len(tail)] = True
                 row += 1

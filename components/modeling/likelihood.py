@@ -244,10 +244,14 @@ class CompletionLoss(nn.Module):
     # Of 4,096 tokens in fp32: whole 9.2 s 2,326; chunks of 512 9.1 s 463. Computing the logits
     # again in backward took 1.7 times as long (1,024 tokens, fp32).
 
-    def __init__(self, model: PreTrainedModel, *, chunk_tokens: int | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, chunk_tokens: int | None = None
+    ) -> None:
         super().__init__()
         self.model = model
-        self.chunk_tokens = chunk_tokens or max(1, CHUNK_LOGITS // model.config.vocab_size)
+        self.chunk_tokens = chunk_tokens or max(
+            1, CHUNK_LOGITS // model.config.vocab_size
+        )
         # In a tuple, which nn.Module does not look into: the parts are modules of `model` and must
         # not be registered twice.
         self._parts = split_head(model)
@@ -279,12 +283,16 @@ class CompletionLoss(nn.Module):
 
     def _token_loss(self, batch: Batch, chosen: Tensor, targets: Tensor) -> TokenLoss:
         """Return the loss of each labelled token; `batch.labels[:, 1:][chosen]` are `targets`."""
-        return lambda logits, span: F.cross_entropy(logits, targets[span], reduction="none")
+        return lambda logits, span: F.cross_entropy(
+            logits, targets[span], reduction="none"
+        )
 
 
 def states_of(body: nn.Module, batch: Batch) -> Tensor:
     """Return the output of `body` at every position, (batch, length, …)."""
-    positions = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
+    positions = (
+        {} if batch.position_ids is None else {"position_ids": batch.position_ids}
+    )
     # With a cache, the rows of a packed sequence would see each other.
     states: Tensor = body(input_ids=batch.input_ids, use_cache=False, **positions)[0]
     return states
@@ -340,7 +348,9 @@ def mean_loss(
     return total / tokens if tokens else math.nan
 
 
-def sum_by_chunks(head: nn.Module, states: Tensor, total: TokenLoss, chunk_tokens: int) -> Tensor:
+def sum_by_chunks(
+    head: nn.Module, states: Tensor, total: TokenLoss, chunk_tokens: int
+) -> Tensor:
     """Return the sum of `total(head(states), …)`, at most `chunk_tokens` states at a time."""
     count = len(states)
     if count == 0:

@@ -59,7 +59,9 @@ def load_model(
     if spread and device == "cuda":
         placement = _placement(folder, dtype)
     with quiet():
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
         for name, value in (settings or {}).items():
             if hasattr(config, name):
                 setattr(config, name, value)
@@ -82,12 +84,19 @@ def load_model(
 
 def _placement(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     """Return how transformers is to divide a model among GPUs; empty where one is enough."""
-    weights_bytes = count_parameters(sorted(folder.glob("*.safetensors"))) * dtype.itemsize
-    free_bytes = [torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())]
+    weights_bytes = (
+        count_parameters(sorted(folder.glob("*.safetensors"))) * dtype.itemsize
+    )
+    free_bytes = [
+        torch.cuda.mem_get_info(number)[0]
+        for number in range(torch.cuda.device_count())
+    ]
     num_gpus = gpus_for(weights_bytes, free_bytes)
     if num_gpus == 1:
         return {}
-    limits = {number: int(WEIGHTS_SHARE * free_bytes[number]) for number in range(num_gpus)}
+    limits = {
+        number: int(WEIGHTS_SHARE * free_bytes[number]) for number in range(num_gpus)
+    }
     # Without an entry for the CPU nothing is put there: that would be slower by orders.
     return {"device_map": "balanced", "max_memory": limits}
 
@@ -110,7 +119,9 @@ def gpus_for(weights_bytes: int, free_bytes: Sequence[int]) -> int:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a clean checkpoint."""
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True
+    )
 
 
 def save_checkpoint(

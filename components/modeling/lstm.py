@@ -20,7 +20,10 @@ from transformers import (
 from transformers import initialization as init
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import create_recurrent_attention_mask
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+)
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import can_return_tuple
 
@@ -169,7 +172,9 @@ class LstmModel(LstmPreTrainedModel):
                 memory.keys.transpose(0, 1).contiguous(),
                 memory.values.transpose(0, 1).contiguous(),
             )
-        mask = create_recurrent_attention_mask(self.config, inputs, attention_mask, cache)
+        mask = create_recurrent_attention_mask(
+            self.config, inputs, attention_mask, cache
+        )
         if mask is None:
             outputs, (hidden, cell) = self.lstm(inputs, state)
         else:
@@ -253,11 +258,16 @@ class LstmForCausalLM(LstmPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        logits = self.lm_head(
+            slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        )
         loss = None
         if labels is not None:
             loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.vocab_size,
+                **kwargs,
             )
         return CausalLMOutputWithPast(loss=loss, logits=logits, cache=outputs.cache)
 

@@ -34,7 +34,9 @@ def keep_freed_memory() -> bool:
         _M_TRIM_THRESHOLD: _MAX_INT,
         _M_TOP_PAD: _TOP_PAD_BYTES,
     }
-    return all(library.mallopt(parameter, value) for parameter, value in settings.items())
+    return all(
+        library.mallopt(parameter, value) for parameter, value in settings.items()
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -62,7 +62,9 @@ def parquet_rows(path: Path) -> Iterator[JsonObject | UnreadableRow]:
             texts = _text_columns(plain)
         # A text that the file holds once stays once in memory, until its row is handed out.
         with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
-            groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+            groups = [
+                file.metadata.row_group(index) for index in range(file.num_row_groups)
+            ]
             # All before the first row, so that a file is used as a whole or not at all.
             sizes = [_batch_rows(group) for group in groups]
             for index, size in enumerate(sizes):
@@ -115,7 +117,8 @@ def _text_columns(file: pyarrow.parquet.ParquetFile) -> list[str]:
     return [
         column.path
         for column in columns
-        if column.physical_type == "BYTE_ARRAY" and column.logical_type.type != "DECIMAL"
+        if column.physical_type == "BYTE_ARRAY"
+        and column.logical_type.type != "DECIMAL"
     ]
 
 
@@ -124,7 +127,9 @@ def _batch_rows(group: pyarrow.parquet.RowGroupMetaData) -> int:
 
     Raises UnreadableParquet for a group whose rows are too large, by its own account.
     """
-    num_values = sum(group.column(index).num_values for index in range(group.num_columns))
+    num_values = sum(
+        group.column(index).num_values for index in range(group.num_columns)
+    )
     mean_bytes: int = group.total_byte_size // max(1, group.num_rows)
     if num_values > MAX_GROUP_VALUES or mean_bytes > CHUNK_BYTES:
         raise UnreadableParquet(

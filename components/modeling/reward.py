@@ -36,11 +36,15 @@ class RewardModel:
                 )
         except (OSError, ValueError, KeyError) as error:
             reason = first_line(error)
-            raise UserError(f"reward model {folder}: cannot be loaded ({reason})") from None
+            raise UserError(
+                f"reward model {folder}: cannot be loaded ({reason})"
+            ) from None
         # transformers gives a checkpoint without a classifier one of random numbers.
         check_report(report, f"reward model {folder}")
         added = self._tokenizer.added_tokens_decoder.values()
-        self._control = one_of(token.content for token in added if not token.content.isspace())
+        self._control = one_of(
+            token.content for token in added if not token.content.isspace()
+        )
         self._encoder = TextEncoder(self._tokenizer)
         self._model = model.to(device).eval()
         num_outputs = self._model.config.num_labels
@@ -58,7 +62,9 @@ class RewardModel:
         self._max_length = getattr(self._model.config, "max_position_embeddings", None)
 
     @torch.inference_mode()
-    def scores(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[float | None]:
+    def scores(
+        self, pairs: Sequence[tuple[str, str]], batch_size: int
+    ) -> list[float | None]:
         """Return the reward of each (prompt, answer), in order.
 
         None for one that is longer than the model takes. Computed in length-sorted batches of
@@ -89,9 +95,15 @@ class RewardModel:
         if not self._tokenizer.chat_template:
             pair = self._tokenizer(prompt, answer, split_special_tokens=True)
             return list(pair["input_ids"])
-        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        turns = [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": answer},
+        ]
         # The template writes the special tokens that the tokenizer would add.
         rendered = render(
-            self._tokenizer, turns, control=self._control, assistant_control=self._control
+            self._tokenizer,
+            turns,
+            control=self._control,
+            assistant_control=self._control,
         )
         return self._encoder.ids(rendered.text)

@@ -90,7 +90,9 @@ def _sizes(array: pyarrow.Array) -> numpy.ndarray:
     return plain
 
 
-def _sums(values: pyarrow.Array, starts: numpy.ndarray, ends: numpy.ndarray) -> numpy.ndarray:
+def _sums(
+    values: pyarrow.Array, starts: numpy.ndarray, ends: numpy.ndarray
+) -> numpy.ndarray:
     """Return the size of all values in each stretch [start, end), at most CHUNK_BYTES."""
     import numpy
 
@@ -110,12 +112,12 @@ def _lengths(array: pyarrow.Array) -> numpy.ndarray:
         # Four numbers for each text, of which the first is its length.
         views = numpy.frombuffer(array.buffers()[1], dtype=numpy.int32).reshape(-1, 4)
         lengths = views[array.offset : array.offset + len(array), 0]
-        return numpy.where(numpy.asarray(array.is_valid()), lengths, 0).astype(numpy.int64)
+        return numpy.where(numpy.asarray(array.is_valid()), lengths, 0).astype(
+            numpy.int64
+        )
     try:
         lengths = compute.binary_length(array)
     except pyarrow.ArrowNotImplementedError:
-        message = (
-            f"columns of {array.type} are not read; write their values as plain texts or lists"
-        )
+        message = f"columns of {array.type} are not read; write their values as plain texts or lists"
         raise pyarrow.ArrowNotImplementedError(message) from None
     return numpy.asarray(lengths.fill_null(0)).astype(numpy.int64)

@@ -95,7 +95,9 @@ def token_log_probabilities(
     return [values[index] for index in range(len(rows))]
 
 
-def _batch_scores(body: nn.Module, head: nn.Module, batch: Batch, chunk: int) -> list[RowScore]:
+def _batch_scores(
+    body: nn.Module, head: nn.Module, batch: Batch, chunk: int
+) -> list[RowScore]:
     return [
         RowScore(float(losses.sum()), len(losses), int(hits.sum()))
         for losses, hits in _token_scores(body, head, batch, chunk)
@@ -130,7 +132,9 @@ def token_losses(
     """
     losses: list[Tensor] = []
     hits: list[Tensor] = []
-    for chunk_states, truth in zip(states.split(chunk), targets.split(chunk), strict=True):
+    for chunk_states, truth in zip(
+        states.split(chunk), targets.split(chunk), strict=True
+    ):
         logits = head(chunk_states).float()
         truth = truth.to(logits.device)
         chunk_losses = F.cross_entropy(logits, truth, reduction="none").double()
@@ -157,14 +161,18 @@ def reference_losses(
         if not isinstance(answer, str) or not answer:
             continue
         if prompt.is_text:
-            ids, num_masked = codec.text_ids("", prompt.text + answer, goes_on=prompt.goes_on)
+            ids, num_masked = codec.text_ids(
+                "", prompt.text + answer, goes_on=prompt.goes_on
+            )
         else:
             ids, num_masked = codec.row_ids(prompt.asked, answer)
         for window in windows(ids, num_masked, max_length):
             rows.append(EncodedRow(window.ids, window.num_masked))
             owners.append(index)
     totals: list[RowScore | None] = [None] * len(prompts)
-    for index, score in zip(owners, score_rows(model, rows, codec.pad_id, TEXT_BATCH), strict=True):
+    for index, score in zip(
+        owners, score_rows(model, rows, codec.pad_id, TEXT_BATCH), strict=True
+    ):
         total = totals[index] or RowScore(0.0, 0, 0)
         totals[index] = RowScore(
             total.loss + score.loss,

@@ -12,7 +12,12 @@ from components.contracts.recipe import Scratch
 from components.errors import UserError
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
 
-SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+SPECIAL = {
+    "pad_token": "<pad>",
+    "bos_token": "<bos>",
+    "eos_token": "<eos>",
+    "unk_token": "<unk>",
+}
 """Special tokens, by their role."""
 
 # The usual 0.02 is made for wide models: 64 dimensions learn faster and generalise further from
@@ -112,7 +117,9 @@ def _byte_pairs(texts: Iterable[str], size: int) -> Tokenizer:
 
 
 def _with_byte_level(tokenizer: Tokenizer, *, use_regex: bool) -> Tokenizer:
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=use_regex
+    )
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -183,4 +190,6 @@ def _model(section: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMo
         return LlamaForCausalLM(LlamaConfig(**llama))
     # `llama-nope`: SmolLM3 with rotary embedding off in every layer is a llama-like decoder whose
     # only sense of order is the causal mask, which generalises to longer inputs (2305.19466).
-    return SmolLM3ForCausalLM(SmolLM3Config(no_rope_layers=[0] * section.num_layers, **llama))
+    return SmolLM3ForCausalLM(
+        SmolLM3Config(no_rope_layers=[0] * section.num_layers, **llama)
+    )

@@ -72,7 +72,9 @@ class TextEncoder:
     def _spelled(self, token: str) -> list[int]:
         """Return token ids of a text that spells a control token, without that token."""
         token_id = self.tokenizer.convert_tokens_to_ids(token)
-        encoded = self.tokenizer(token, add_special_tokens=False, split_special_tokens=True)
+        encoded = self.tokenizer(
+            token, add_special_tokens=False, split_special_tokens=True
+        )
         ids = list(encoded["input_ids"])
         if token_id not in ids:
             return ids

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from components.errors import UserError
-from components.modeling.chat_template import PROBE, Message, one_of, render, template_source
+from components.modeling.chat_template import (
+    PROBE,
+    Message,
+    one_of,
+    render,
+    template_source,
+)
 from components.modeling.text_encoder import TextEncoder
 
 QUESTION: Message = {"role": "user", "content": f"{PROBE}?"}
@@ -44,7 +50,11 @@ class TurnForm:
         # Many chat models end texts with one token and turns with another: the template's is first.
         ends = [self._template_end, self.tokenizer.eos_token_id, *self.generation_ends]
         # Old configurations write -1 for none, and some name tokens of a larger tokenizer.
-        ids = [int(end) for end in ends if end is not None and 0 <= end < len(self.tokenizer)]
+        ids = [
+            int(end)
+            for end in ends
+            if end is not None and 0 <= end < len(self.tokenizer)
+        ]
         # Without repeats, in order.
         return tuple(dict.fromkeys(ids))
 
@@ -88,7 +98,9 @@ class TurnForm:
             return None
         _, after_answer = self._around_answer
         added = self.tokenizer.added_tokens_decoder
-        return next((int(one) for one in self.encoder.plain(after_answer) if one in added), None)
+        return next(
+            (int(one) for one in self.encoder.plain(after_answer) if one in added), None
+        )
 
     @functools.cached_property
     def end_text(self) -> str:

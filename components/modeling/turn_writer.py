@@ -38,7 +38,9 @@ class TurnWriter:
         if thought is not None and rendered.startswith(opened[: thought.start()]):
             written = self._ended(rendered[thought.start() :])
             is_closed = bool(thought[2])
-            return opened, written if is_closed else self._with_thought(thought[1], reply, written)
+            return opened, written if is_closed else self._with_thought(
+                thought[1], reply, written
+            )
         return opened, self._answer_to_question(messages, reply, tools)
 
     def _answer_to_question(
@@ -91,7 +93,9 @@ class TurnWriter:
 
     def end_token_of(self, text: str) -> str:
         """Return the end token that a text ends with, empty if none."""
-        return next((token for token in self.form.end_tokens if text.endswith(token)), "")
+        return next(
+            (token for token in self.form.end_tokens if text.endswith(token)), ""
+        )
 
     def opened(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
         """Return the text of a conversation with the assistant's turn begun."""
@@ -99,7 +103,11 @@ class TurnWriter:
         return opened.text + self.form.header
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[Tool], *, open_answer: bool = False
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        *,
+        open_answer: bool = False,
     ) -> Rendered:
         """Return the text of a conversation, with `open_answer` up to the assistant's next turn."""
         return render(
@@ -114,5 +122,7 @@ class TurnWriter:
 
 def _last_index(messages: Sequence[Message], role: str) -> int:
     """Return the index of the last turn of a role, 0 if there is none."""
-    indices = [index for index, message in enumerate(messages) if message["role"] == role]
+    indices = [
+        index for index, message in enumerate(messages) if message["role"] == role
+    ]
     return indices[-1] if indices else 0

@@ -75,11 +75,15 @@ def _why_no_weights(folder: Path) -> str:
     safetensors = [file for file in files if file.endswith(".safetensors")]
     pickled = [file for file in files if file.endswith(PICKLED)]
     if shards:
-        return f"{shards[0]} is a shard, and {INDEX} is missing: fetch or upload it again"
+        return (
+            f"{shards[0]} is a shard, and {INDEX} is missing: fetch or upload it again"
+        )
     if safetensors:
         return (
             f"{safetensors[0]} is not where transformers looks for weights: {SINGLE}, or {INDEX} "
             "with its shards"
         )
     content = f"only pickled weights ({pickled[0]})" if pickled else "no weights"
-    return f"{content}; give a folder with *.safetensors (convert it where you trust it)"
+    return (
+        f"{content}; give a folder with *.safetensors (convert it where you trust it)"
+    )

@@ -105,7 +105,9 @@ def check_filled(folder: Path, config: PretrainedConfig, name: str) -> PreTraine
         ImportError,
     ) as error:
         reason = first_line(error, 300)
-        raise UserError(f"model {name}: transformers cannot load it ({reason})") from None
+        raise UserError(
+            f"model {name}: transformers cannot load it ({reason})"
+        ) from None
     if problem := _problem(report):
         raise UserError(f"model {name}: {problem}")
     return model
@@ -163,14 +165,18 @@ def _listed(names: list[str]) -> str:
     return f"{listed} and {num_more} more tensors" if num_more > 0 else listed
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_rows: int, name: str) -> None:
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, num_rows: int, name: str
+) -> None:
     """Raise UserError if a text can come to a token that the embedding has no row for.
 
     A special token that stands in no template and begins and ends no text never occurs: a [PAD]
     that was added without a row does no harm.
     """
     template = tokenizer.chat_template or ""
-    template_text = template if isinstance(template, str) else "".join(template.values())
+    template_text = (
+        template if isinstance(template, str) else "".join(template.values())
+    )
     around_texts = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
     idle = {
         token.content
@@ -180,7 +186,9 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_rows: int, name: st
         and token.content not in template_text
     }
     vocabulary = tokenizer.get_vocab()
-    without_row = {token for token, token_id in vocabulary.items() if token_id >= num_rows}
+    without_row = {
+        token for token, token_id in vocabulary.items() if token_id >= num_rows
+    }
     needed = sorted(without_row - idle)
     if needed:
         num_tokens = max(vocabulary.values()) + 1

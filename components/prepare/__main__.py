@@ -17,17 +17,28 @@ def main() -> None:
         "--recipe", type=Path, required=True, metavar="FILE", help="recipe, a YAML file"
     )
     options.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the recipe",
     )
     options.add_argument(
-        "--resume-from", default="", metavar="URI", help="receipt of decide to go on from"
+        "--resume-from",
+        default="",
+        metavar="URI",
+        help="receipt of decide to go on from",
     )
-    options.add_argument("--job-id", default="", help="the pipeline job this run belongs to")
+    options.add_argument(
+        "--job-id", default="", help="the pipeline job this run belongs to"
+    )
     arguments = options.parse_args()
 
     # A function, so that a wrong recipe fails inside the step and ends with one line too.
     def inputs() -> PrepareInputs:
-        document = load_recipe(arguments.recipe, tuple(arguments.set)).model_dump(mode="json")
+        document = load_recipe(arguments.recipe, tuple(arguments.set)).model_dump(
+            mode="json"
+        )
         return PrepareInputs(document, {}, arguments.resume_from, arguments.job_id)
 
     carry_out(

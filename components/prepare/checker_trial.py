@@ -41,12 +41,16 @@ def fetch_bundle(context: Context, digest: str, path: Path) -> None:
             "with `run` or `submit` and the recipe, which upload it"
         ) from None
     if hashlib.sha256(data).hexdigest() != digest:
-        raise Corrupt(f"{context.store.root}/{keys.object_key(digest)}: its bytes are others")
+        raise Corrupt(
+            f"{context.store.root}/{keys.object_key(digest)}: its bytes are others"
+        )
     path.write_bytes(data)
     register(digest, path)
 
 
-def try_checker(source: DataSource, examples: Iterator[tuple[object, Example] | Dropped]) -> None:
+def try_checker(
+    source: DataSource, examples: Iterator[tuple[object, Example] | Dropped]
+) -> None:
     """Ask a source's own verifier about its first rows.
 
     Raises:

@@ -15,7 +15,10 @@ _TAUGHT: tuple[Split, ...] = ("unlabelled", "train")
 
 
 def divide(
-    examples: Sequence[Example], fractions: Fractions, seed: int, present: frozenset[Split]
+    examples: Sequence[Example],
+    fractions: Fractions,
+    seed: int,
+    present: frozenset[Split],
 ) -> list[Split]:
     """Return the split of each example.
 

@@ -46,6 +46,8 @@ def earlier_prompts(context: Context, release: Receipt | None) -> EarlierPrompts
     """Return the prompts that a release and those before it have used; none without a release."""
     if release is None:
         return NO_EARLIER_PROMPTS
-    measured = fetch(context, release, EVALUATION_IDS).read_text(encoding="utf-8").split()
+    measured = (
+        fetch(context, release, EVALUATION_IDS).read_text(encoding="utf-8").split()
+    )
     taught = fetch(context, release, TRAINING_IDS).read_text(encoding="utf-8").split()
     return EarlierPrompts(frozenset(measured), frozenset(taught))

@@ -6,7 +6,13 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.contracts.rows import Check, Conversation, Prompt, TrainingRow, prompt_id
+from components.contracts.rows import (
+    Check,
+    Conversation,
+    Prompt,
+    TrainingRow,
+    prompt_id,
+)
 
 
 @dataclass(frozen=True)

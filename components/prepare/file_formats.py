@@ -93,7 +93,11 @@ def _told(path: Path, source: DataSource, head: bytes) -> Format:
             raise UserError(f"{source.uri} is {_REFUSED[suffix]}")
         if suffix in _BY_SUFFIX:
             chosen = _BY_SUFFIX[suffix]
-            return "json" if chosen == "jsonl" and _is_array_of_lines(path, head) else chosen
+            return (
+                "json"
+                if chosen == "jsonl" and _is_array_of_lines(path, head)
+                else chosen
+            )
     return _format_of_bytes(head, source)
 
 
@@ -107,7 +111,9 @@ def _is_array_of_lines(path: Path, head: bytes) -> bool:
     # Arrays are often saved under the name of JSON Lines. A line that is a whole array is a bad row.
     first, _, rest = _start(head).partition(b"\n")
     first = first.rstrip()
-    begins = rest.lstrip().startswith(b"{") if first == b"[" else first.startswith(b"[{")
+    begins = (
+        rest.lstrip().startswith(b"{") if first == b"[" else first.startswith(b"[{")
+    )
     if not begins or not rest or first.endswith(b"]"):
         return False
     with path.open("rb") as file:
@@ -118,7 +124,11 @@ def _is_array_of_lines(path: Path, head: bytes) -> bool:
 def _suffix(name: str) -> str:
     """Return the ending of a name, in lower case; of `rows.csv.gz` that is `.csv`."""
     stem = PurePosixPath(name.lower())
-    return PurePosixPath(stem.stem).suffix if stem.suffix in (".gz", ".gzip") else stem.suffix
+    return (
+        PurePosixPath(stem.stem).suffix
+        if stem.suffix in (".gz", ".gzip")
+        else stem.suffix
+    )
 
 
 def _head(path: Path, source: DataSource) -> bytes:

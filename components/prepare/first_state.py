@@ -115,7 +115,11 @@ def _continued_plan(campaign: Campaign, recipe: Recipe) -> Plan:
     # Compared with the earlier recipe, not with the plan: what reflection changed stays changed
     # unless the person changed the same setting.
     earlier = base_plan(campaign.recipe)
-    changes = {name: value for name, value in base_plan(recipe) if value != getattr(earlier, name)}
+    changes = {
+        name: value
+        for name, value in base_plan(recipe)
+        if value != getattr(earlier, name)
+    }
     current_settings = _written_settings(recipe)
     for name, written in _written_settings(campaign.written).items():
         if current_settings[name] != written:
@@ -127,12 +131,17 @@ def _continued_plan(campaign: Campaign, recipe: Recipe) -> Plan:
 def _written_settings(recipe: Recipe) -> dict[str, object]:
     """Return the values of the settings that a plan leaves to the recipe until it changes them."""
     augmentation = recipe.train.rounds.augmentation
-    settings: dict[str, object] = {name: getattr(recipe.train, name) for name in TRAIN_SETTINGS}
+    settings: dict[str, object] = {
+        name: getattr(recipe.train, name) for name in TRAIN_SETTINGS
+    }
     settings["min_vote_share"] = recipe.select.min_vote_share
     settings["max_new_tokens"] = recipe.generate.max_new_tokens
     settings["word_dropout"] = None
     if augmentation is not None:
-        settings["word_dropout"] = (augmentation.word_dropout, augmentation.max_word_dropout)
+        settings["word_dropout"] = (
+            augmentation.word_dropout,
+            augmentation.max_word_dropout,
+        )
     return settings
 
 
@@ -153,6 +162,10 @@ def _paired_items(
     if isinstance(earlier, dict) and isinstance(current, dict):
         for name in sorted(earlier.keys() | current.keys()):
             yield name, earlier.get(name), current.get(name)
-    if isinstance(earlier, list) and isinstance(current, list) and len(earlier) == len(current):
+    if (
+        isinstance(earlier, list)
+        and isinstance(current, list)
+        and len(earlier) == len(current)
+    ):
         for index, old_item in enumerate(earlier):
             yield str(index), old_item, current[index]

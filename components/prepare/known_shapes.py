@@ -96,13 +96,16 @@ def pair_of(names: Names, source: DataSource) -> Pair | None:
     if own.prompt in written and own.completion in written:
         return own
     defaults = (
-        DataSource.model_fields[name].default for name in ("prompt_field", "completion_field")
+        DataSource.model_fields[name].default
+        for name in ("prompt_field", "completion_field")
     )
     if (own.prompt, own.completion) == tuple(defaults):
         # A question alone is a row too, but any pair that is whole tells more about its names.
         for is_answered in (True, False):
             for pair in PAIRS:
-                if pair.prompt not in names or (is_answered and pair.completion not in names):
+                if pair.prompt not in names or (
+                    is_answered and pair.completion not in names
+                ):
                     continue
                 if not is_answered and source.split != "unlabelled":
                     continue

@@ -33,13 +33,17 @@ def check_fit(context: Context, recipe: Recipe, prepared: Receipt) -> None:
     _check_layers(context, recipe, prepared)
     positions = read_summary(prepared, PrepareSummary).positions
     # The models that Ratchet makes have no chat template that could refuse a row.
-    is_plain_scratch = recipe.model.source == "scratch" and not recipe.model.system_prompt
+    is_plain_scratch = (
+        recipe.model.source == "scratch" and not recipe.model.system_prompt
+    )
     if is_plain_scratch and positions is None and recipe.generate.source != "model":
         return
     codec = _codec_of(context, prepared, recipe.model.system_prompt)
     _check_conversations(context, recipe, prepared, codec)
     splits = ("unlabelled", "validation", "test", "vault", "audit")
-    longest = _longest_prompt(context, prepared, codec, splits, count_all=positions is not None)
+    longest = _longest_prompt(
+        context, prepared, codec, splits, count_all=positions is not None
+    )
     _check_positions(recipe, longest, positions, recipe.model.source)
     if recipe.generate.teacher is None:
         _check_writing(recipe, codec, longest, positions, recipe.model.source)
@@ -75,10 +79,14 @@ def _check_layers(context: Context, recipe: Recipe, prepared: Receipt) -> None:
 
     name = f"{checkpoint_in(prepared, 0)}/{artifacts.CHECKPOINT_CONFIG}"
     config = read_config(fetch(context, prepared, name))
-    check_depth(config, min(layers.extra, layers.min_extra), max(layers.extra, layers.max_extra))
+    check_depth(
+        config, min(layers.extra, layers.min_extra), max(layers.extra, layers.max_extra)
+    )
 
 
-def _check_positions(recipe: Recipe, longest: int, positions: int | None, name: str) -> None:
+def _check_positions(
+    recipe: Recipe, longest: int, positions: int | None, name: str
+) -> None:
     num_new = recipe.generate.max_new_tokens
     if positions is not None and longest + num_new > positions:
         raise UserError(
@@ -99,7 +107,9 @@ def _check_writing(
     num_seen = len(opening)
     if settings.form == "examples":
         instruction = len(codec.prompt_ids(settings.instruction))
-        num_seen = instruction + (settings.shown + 1) * LABEL_TOKENS + settings.shown * longest
+        num_seen = (
+            instruction + (settings.shown + 1) * LABEL_TOKENS + settings.shown * longest
+        )
     if positions is not None and num_seen + settings.max_new_tokens > positions:
         raise UserError(
             f"generate.own_prompts: {settings.shown} examples and a new prompt of "
@@ -122,7 +132,9 @@ def _codec_of(context: Context, holder: Receipt, system_prompt: str) -> Codec:
         return load_codec(Path(folder), system_prompt)
 
 
-def _check_conversations(context: Context, recipe: Recipe, prepared: Receipt, codec: Codec) -> None:
+def _check_conversations(
+    context: Context, recipe: Recipe, prepared: Receipt, codec: Codec
+) -> None:
     # Plain rows are one turn of the user and one of the assistant, which every template takes.
     for split in ("train", "dev", "retention"):
         path = fetch(context, prepared, artifacts.split_file(split))
@@ -135,7 +147,12 @@ def _check_conversations(context: Context, recipe: Recipe, prepared: Receipt, co
 
 
 def _longest_prompt(
-    context: Context, prepared: Receipt, codec: Codec, splits: Sequence[str], *, count_all: bool
+    context: Context,
+    prepared: Receipt,
+    codec: Codec,
+    splits: Sequence[str],
+    *,
+    count_all: bool,
 ) -> int:
     """Return the number of tokens of the longest prompt of some splits that is encoded.
 

@@ -51,7 +51,9 @@ class Outlook:
         )
 
 
-def outlook_of(recipe: Recipe, validation: Sequence[Prompt], num_unlabelled: int) -> Outlook:
+def outlook_of(
+    recipe: Recipe, validation: Sequence[Prompt], num_unlabelled: int
+) -> Outlook:
     """Return what the data can prove.
 
     Args:
@@ -73,7 +75,11 @@ def outlook_of(recipe: Recipe, validation: Sequence[Prompt], num_unlabelled: int
     # in Gaffke's test of families alike.
     wins_needed = math.ceil(-math.log2(level))
     if units < wins_needed:
-        kind = f"families (tag {recipe.decide.family})" if recipe.decide.family else "prompts"
+        kind = (
+            f"families (tag {recipe.decide.family})"
+            if recipe.decide.family
+            else "prompts"
+        )
         raise UserError(
             f"this recipe can never promote: validation has {units} {kind}, and even if only the "
             f"candidate were right on all of them, p = {2.0**-units:.2g}, above the {level:.2g} "
@@ -128,7 +134,9 @@ def check_references(recipe: Recipe, measured: Mapping[str, Sequence[Prompt]]) -
     if recipe.decide.goal.metric != "perplexity":
         return
     for split, prompts in measured.items():
-        unanswered = sum(not isinstance(prompt.reference.get("answer"), str) for prompt in prompts)
+        unanswered = sum(
+            not isinstance(prompt.reference.get("answer"), str) for prompt in prompts
+        )
         if unanswered:
             raise UserError(
                 f"decide.goal.metric is perplexity, and {unanswered} of {len(prompts)} prompts of "
@@ -155,7 +163,9 @@ def _check_rare_classes(measured: Mapping[str, Sequence[Prompt]]) -> None:
     labels = {label_of(prompt) for prompts in measured.values() for prompt in prompts}
     counts = Counter(label_of(prompt) for prompt in measured.get("validation", ()))
     rare = [
-        f"{label} {counts[label]}" for label in sorted(labels) if counts[label] < LEAST_PER_CLASS
+        f"{label} {counts[label]}"
+        for label in sorted(labels)
+        if counts[label] < LEAST_PER_CLASS
     ]
     if rare:
         raise UserError(
@@ -209,7 +219,9 @@ def _num_units(recipe: Recipe, validation: Sequence[Prompt]) -> int:
 
 def _check_goal(recipe: Recipe, validation: Sequence[Prompt]) -> None:
     goal = recipe.decide.goal.slice
-    slices = {f"{tag}={value}" for prompt in validation for tag, value in prompt.tags.items()}
+    slices = {
+        f"{tag}={value}" for prompt in validation for tag, value in prompt.tags.items()
+    }
     if goal and goal not in slices:
         listed = ", ".join(sorted(slices)[:10]) or "none: the prompts carry no tags"
         raise UserError(

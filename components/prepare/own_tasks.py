@@ -33,9 +33,13 @@ def own_examples(
     Raises:
         UserError: The class cannot be imported, raises, or makes no usable puzzle.
     """
-    difficulties = sorted({difficulty for wanted in counts.values() for difficulty in wanted})
+    difficulties = sorted(
+        {difficulty for wanted in counts.values() for difficulty in wanted}
+    )
     for difficulty in difficulties:
-        wanted = {split: numbers.get(difficulty, 0) for split, numbers in counts.items()}
+        wanted = {
+            split: numbers.get(difficulty, 0) for split, numbers in counts.items()
+        }
         total = sum(wanted.values())
         examples: list[Example] = []
         for item in _drawn(task, difficulty, total, seed, check):
@@ -77,7 +81,9 @@ def _example(task: str, difficulty: int, seed: int, check: Check) -> Example:
     try:
         made = puzzle(task, check, difficulty, seed)
     except CheckerFailed as error:
-        raise UserError(f"data.tasks {error}; asked for difficulty {difficulty}") from None
+        raise UserError(
+            f"data.tasks {error}; asked for difficulty {difficulty}"
+        ) from None
     name = task.rpartition(":")[2]
     return Example(
         prompt=made.text,

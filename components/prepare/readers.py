@@ -178,7 +178,9 @@ def _paragraph(block: list[Line]) -> RawRow:
     location = f"line {block[0].number}"
     content = b"".join(line.text for line in block)
     try:
-        return RawRow(location, {"text": content.decode("utf-8").strip()}, is_paragraph=True)
+        return RawRow(
+            location, {"text": content.decode("utf-8").strip()}, is_paragraph=True
+        )
     except UnicodeDecodeError as error:
         detail = f"byte {error.start} of the paragraph is not UTF-8"
         return RawRow(location, content, RejectedRow("invalid_utf8", detail))
@@ -220,5 +222,9 @@ def _columnar_rows(
 def _excerpt(content: object) -> str:
     """Return the beginning of a row, in characters that UTF-8 can encode."""
     # Half of a surrogate pair, which JSON can hold, would fail when the row is written.
-    text = content.decode(errors="replace") if isinstance(content, bytes) else repr(content)
+    text = (
+        content.decode(errors="replace")
+        if isinstance(content, bytes)
+        else repr(content)
+    )
     return text.encode(errors="replace").decode()[:MAX_REJECTED_CHARACTERS]

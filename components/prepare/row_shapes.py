@@ -18,7 +18,13 @@ from components.prepare.known_shapes import (
     names_of,
     pair_of,
 )
-from components.prepare.row_values import RejectedRow, Row, json_object, text_of, with_nested
+from components.prepare.row_values import (
+    RejectedRow,
+    Row,
+    json_object,
+    text_of,
+    with_nested,
+)
 from components.prepare.turns import tools_of, turns_in_text, turns_to_last_answer
 
 MAX_LABEL_CHARACTERS = 64
@@ -47,8 +53,14 @@ def example_of(row: object, source: DataSource, location: str) -> Example:
         RejectedRow: the row has no known shape, or a field that cannot be used.
     """
     if not isinstance(row, dict):
-        remedy = "; if the file is one array, set `format: json`" if isinstance(row, list) else ""
-        raise RejectedRow("not_an_object", f"a {type(row).__name__}, not an object{remedy}")
+        remedy = (
+            "; if the file is one array, set `format: json`"
+            if isinstance(row, list)
+            else ""
+        )
+        raise RejectedRow(
+            "not_an_object", f"a {type(row).__name__}, not an object{remedy}"
+        )
     fields = (source.prompt_field, source.completion_field, *source.reference_fields)
     checks = (source.tests_field, source.schema_field, source.tables_field)
     row = with_nested(row, (*fields, *checks))
@@ -91,21 +103,29 @@ def _reference(row: Row, source: DataSource, completion: str | None) -> JsonObje
     """Return what the verifier knows: the completion as `answer`, and other fields of the row."""
     missing = [name for name in source.reference_fields if row.get(name) is None]
     if missing:
-        raise RejectedRow("no_reference", f"no {missing[0]!r}, of data.sources reference_fields")
+        raise RejectedRow(
+            "no_reference", f"no {missing[0]!r}, of data.sources reference_fields"
+        )
     fields = {name: row[name] for name in source.reference_fields}
     if source.verifier == "code":
         if row.get(source.tests_field) is None:
-            raise RejectedRow("no_tests", f"no {source.tests_field!r}; data.sources tests_field")
+            raise RejectedRow(
+                "no_tests", f"no {source.tests_field!r}; data.sources tests_field"
+            )
         fields["tests"] = row[source.tests_field]
         fields["entry_point"] = row.get("entry_point")
     if source.verifier == "json_schema":
         schema = source.json_schema or row.get(source.schema_field)
         if schema is None:
-            raise RejectedRow("no_schema", f"no {source.schema_field!r}; data.sources schema_field")
+            raise RejectedRow(
+                "no_schema", f"no {source.schema_field!r}; data.sources schema_field"
+            )
         fields["schema"] = schema
     if source.verifier == "sql":
         if row.get(source.tables_field) is None:
-            raise RejectedRow("no_tables", f"no {source.tables_field!r}; data.sources tables_field")
+            raise RejectedRow(
+                "no_tables", f"no {source.tables_field!r}; data.sources tables_field"
+            )
         fields["tables"] = row[source.tables_field]
     reference = json_object(fields)
     return reference if completion is None else {**reference, "answer": completion}
@@ -127,9 +147,13 @@ def _content_of(row: Row, source: DataSource) -> _Content:
     pair = pair_of(names, source)
     turns = next((names[name] for name in TURNS if name in names), "")
     # A conversation is more than a question that stands beside it.
-    if turns and (pair is None or not pair.completion or row.get(pair.completion) is None):
+    if turns and (
+        pair is None or not pair.completion or row.get(pair.completion) is None
+    ):
         system = _system_of(row, names)
-        return _content_of_messages(row[turns], _tools_of(row, names), system, source.split)
+        return _content_of_messages(
+            row[turns], _tools_of(row, names), system, source.split
+        )
     if pair is not None:
         return _content_of_pair(row, pair, names, source.split)
     if "text" in names and _value_of(row, names, "label") is not None:
@@ -140,17 +164,24 @@ def _content_of(row: Row, source: DataSource) -> _Content:
         return _Content(text_of(row, names["text"]), None)
     if "text" in names:
         return _Content("", text_of(row, names["text"]))
-    raise RejectedRow("unknown_shape", f"{_fields_found(row)}; expected {shapes_of(source)}")
+    raise RejectedRow(
+        "unknown_shape", f"{_fields_found(row)}; expected {shapes_of(source)}"
+    )
 
 
 def _system_of(row: Row, names: dict[str, str]) -> object:
     """Return what a row has beside its turns as the system's text; None without."""
-    return next((row[names[name]] for name in SYSTEM if name in names and row[names[name]]), None)
+    return next(
+        (row[names[name]] for name in SYSTEM if name in names and row[names[name]]),
+        None,
+    )
 
 
 def _tools_of(row: Row, names: dict[str, str]) -> object:
     """Return what a row has beside its turns as the tools that may be called; None without."""
-    return next((row[names[name]] for name in TOOLS if name in names and row[names[name]]), None)
+    return next(
+        (row[names[name]] for name in TOOLS if name in names and row[names[name]]), None
+    )
 
 
 def _value_of(row: Row, names: dict[str, str], name: str) -> object:
@@ -164,11 +195,11 @@ def _fields_found(row: Row) -> str:
     listed = ", ".join(names[:10]) or "none"
     for name, value in row.items():
         # An export often wraps its rows in an object. Turns are no rows.
-        is_rows = isinstance(value, list) and value and all(_is_row(item) for item in value)
+        is_rows = (
+            isinstance(value, list) and value and all(_is_row(item) for item in value)
+        )
         if is_rows and str(name).isidentifier():
-            return (
-                f"fields found: {listed}; {name!r} holds rows: jq -c '.{name}[]' FILE > FILE.jsonl"
-            )
+            return f"fields found: {listed}; {name!r} holds rows: jq -c '.{name}[]' FILE > FILE.jsonl"
     return f"fields found: {listed}"
 
 
@@ -176,7 +207,9 @@ def _is_row(value: object) -> bool:
     return isinstance(value, dict) and not value.keys() & {"role", "from"}
 
 
-def _refuse_what_would_be_lost(row: Row, names: dict[str, str], source: DataSource) -> None:
+def _refuse_what_would_be_lost(
+    row: Row, names: dict[str, str], source: DataSource
+) -> None:
     """Raise RejectedRow for fields without which the row would say something else."""
     is_preference = {"chosen", "rejected"} <= names.keys()
     if is_preference and source.completion_field != names["chosen"]:
@@ -191,10 +224,14 @@ def _refuse_what_would_be_lost(row: Row, names: dict[str, str], source: DataSour
             raise RejectedRow("unknown_shape", f"it has {name!r}; {remedy}")
     # Rows of KTO: the answer is one that should not be given.
     if _value_of(row, names, "label") is False:
-        raise RejectedRow("unwanted_answer", "its label is false: the answer is not wanted")
+        raise RejectedRow(
+            "unwanted_answer", "its label is false: the answer is not wanted"
+        )
 
 
-def _content_of_pair(row: Row, pair: Pair, names: dict[str, str], split: str) -> _Content:
+def _content_of_pair(
+    row: Row, pair: Pair, names: dict[str, str], split: str
+) -> _Content:
     prompt = row[pair.prompt]
     answer = row.get(pair.completion) if pair.completion else None
     system = _system_of(row, names)
@@ -213,7 +250,9 @@ def _content_of_pair(row: Row, pair: Pair, names: dict[str, str], split: str) ->
     if pair.context and str(row.get(pair.context) or "").strip():
         text = f"{text}\n\n{text_of(row, pair.context)}"
     names_class = pair.completion.lower() in CLASS_FIELDS
-    return _Content(text, completion, label=_class_of(completion) if names_class else None)
+    return _Content(
+        text, completion, label=_class_of(completion) if names_class else None
+    )
 
 
 def _without_answer(row: Row, source: DataSource) -> str:
@@ -244,7 +283,9 @@ def _as_turns(value: object, role: str) -> list[object]:
     return [] if value is None else [{"role": role, "content": value}]
 
 
-def _content_of_messages(messages: object, tools: object, system: object, split: str) -> _Content:
+def _content_of_messages(
+    messages: object, tools: object, system: object, split: str
+) -> _Content:
     """Return the turns before the last one of the assistant as the prompt, that one as completion.
 
     In split `unlabelled` a conversation that ends with a question is asked as it is. The turns
@@ -265,4 +306,6 @@ def _content_of_messages(messages: object, tools: object, system: object, split:
     is_plain = all(turn.keys() <= {"role", "content"} for turn in turns)
     if len(asked) == 1 and is_plain and not schemas:
         return _Content(prompt, completion)
-    return _Content(prompt, completion, Conversation(messages=tuple(turns), tools=schemas))
+    return _Content(
+        prompt, completion, Conversation(messages=tuple(turns), tools=schemas)
+    )

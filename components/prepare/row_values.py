@@ -34,7 +34,11 @@ def with_nested(row: Row, names: Iterable[str]) -> Row:
             continue
         value: object = row
         for key in name.split("."):
-            if isinstance(value, list | tuple) and key.isdecimal() and int(key) < len(value):
+            if (
+                isinstance(value, list | tuple)
+                and key.isdecimal()
+                and int(key) < len(value)
+            ):
                 value = value[int(key)]
             else:
                 value = value.get(key) if isinstance(value, Mapping) else None
@@ -46,7 +50,9 @@ def with_nested(row: Row, names: Iterable[str]) -> Row:
 def parse_json(line: bytes) -> object:
     """Return a JSON value, or raise RejectedRow. NaN and Infinity are no JSON."""
     try:
-        value: object = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        value: object = json.loads(
+            line.decode("utf-8"), parse_constant=_refuse_constant
+        )
     except UnicodeDecodeError as error:
         raise RejectedRow("invalid_utf8", f"byte {error.start} is not UTF-8") from None
     except RejectedRow:
@@ -76,11 +82,15 @@ def text_of(row: Row, name: str) -> str:
         text = str(value)
     except ValueError:
         # Python refuses to write an int of more than 4,300 digits.
-        raise RejectedRow("wrong_type", f"{name!r} is a number of thousands of digits") from None
+        raise RejectedRow(
+            "wrong_type", f"{name!r} is a number of thousands of digits"
+        ) from None
     try:
         num_bytes = len(text.encode())
     except UnicodeEncodeError:
-        raise RejectedRow("invalid_utf8", f"{name!r} holds half of a surrogate pair") from None
+        raise RejectedRow(
+            "invalid_utf8", f"{name!r} holds half of a surrogate pair"
+        ) from None
     if not text.strip():
         raise RejectedRow("empty", f"{name!r} is empty")
     if "\0" in text:
@@ -112,7 +122,11 @@ def _without_none(value: object) -> object:
     # Parquet gives every object of a column the fields of all: a message of a user has
     # `tool_calls: None` where another one in the file calls a tool.
     if isinstance(value, dict):
-        return {name: _without_none(item) for name, item in value.items() if item is not None}
+        return {
+            name: _without_none(item)
+            for name, item in value.items()
+            if item is not None
+        }
     if isinstance(value, list):
         return [_without_none(item) for item in value]
     return value

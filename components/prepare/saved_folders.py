@@ -38,7 +38,9 @@ def arrow_files(folder: Path, uri: str) -> list[Path]:
     paths = [folder / Path(str(file.get("filename"))).name for file in files]
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{uri}: {path.name} is missing, which its state.json names")
+            raise UserError(
+                f"{uri}: {path.name} is missing, which its state.json names"
+            )
     return paths
 
 
@@ -52,7 +54,9 @@ def _document(path: Path) -> dict[str, object]:
 
 
 def _examples(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    names = sorted(
+        path.name for path in folder.iterdir() if not path.name.startswith(".")
+    )
     if not names:
         return " (it is empty)"
     more = ", …" if len(names) > MAX_NAMES_LISTED else ""

@@ -22,7 +22,9 @@ def scratch_model(section: ModelSection, splits: Splits) -> ModelSection:
     if section.source != "scratch" or scratch.tokenizer not in (None, "character"):
         return section
     counts = _characters(splits)
-    unknown = Counter({c: count for c, count in counts.items() if c not in scratch.alphabet})
+    unknown = Counter(
+        {c: count for c, count in counts.items() if c not in scratch.alphabet}
+    )
     if not unknown:
         return section
     # Whoever gives an alphabet means it.
@@ -40,7 +42,9 @@ def scratch_model(section: ModelSection, splits: Splits) -> ModelSection:
 
 def training_texts(splits: Splits) -> list[str]:
     """Return what a tokenizer is trained on: rows and prompts that nothing is measured on."""
-    texts = [text for row in splits.train for text in (row.prompt, row.completion) if text]
+    texts = [
+        text for row in splits.train for text in (row.prompt, row.completion) if text
+    ]
     return [*texts, *(prompt.text for prompt in splits.unlabelled)]
 
 

@@ -50,7 +50,12 @@ _PROMPT_SPLITS: tuple[Split, ...] = (
 )
 """Splits of prompts that a model is asked; the others hold rows with their answers."""
 _EVALUATION_SPLITS: tuple[Split, ...] = ("vault", "test", "validation", "audit")
-_MEASURED_SPLITS: tuple[Split, ...] = (*_EVALUATION_SPLITS, "retention", "dev_prompts", "dev")
+_MEASURED_SPLITS: tuple[Split, ...] = (
+    *_EVALUATION_SPLITS,
+    "retention",
+    "dev_prompts",
+    "dev",
+)
 _TAUGHT_SPLITS: tuple[Split, ...] = ("train", "unlabelled")
 _REMEDIES = {
     "train": (
@@ -146,9 +151,13 @@ def make_splits(
         if name in _PROMPT_SPLITS:
             setattr(splits, name, [example.as_prompt() for example in members[name]])
         else:
-            setattr(splits, name, [example.as_training_row() for example in members[name]])
+            setattr(
+                splits, name, [example.as_training_row() for example in members[name]]
+            )
     # The dev split has both forms of a row: its loss stops a training, its answer steers the plan.
-    splits.dev_prompts += _questions([example for example in members["dev"] if example.is_asked])
+    splits.dev_prompts += _questions(
+        [example for example in members["dev"] if example.is_asked]
+    )
     # Without prompts of their own, models answer the questions that they were trained on.
     if not splits.unlabelled:
         splits.unlabelled = _questions(members["train"])
@@ -167,7 +176,9 @@ def _assign(
     if problem := _problem_in(split, example):
         rejected.append(dropped("unverifiable", problem, example))
     elif reason := earlier.problem_in(split, example.identity):
-        detail = f"an earlier campaign of the base used its prompt, this row was for {split}"
+        detail = (
+            f"an earlier campaign of the base used its prompt, this row was for {split}"
+        )
         rejected.append(dropped(reason, detail, example))
     else:
         meant_for[split].append(example)
@@ -218,7 +229,9 @@ def _claim(meant_for: ExamplesOfSplits, rejected: list[Dropped]) -> ExamplesOfSp
             answer = None if name in _PROMPT_SPLITS else example.completion
             key = (example.identity, answer)
             if owner != name:
-                reason = "in_evaluation" if owner in _EVALUATION_SPLITS else f"in_{owner}"
+                reason = (
+                    "in_evaluation" if owner in _EVALUATION_SPLITS else f"in_{owner}"
+                )
                 detail = f"its prompt is in {owner}, this row was for {name}"
                 rejected.append(dropped(reason, detail, example))
             elif key in present:
@@ -229,7 +242,9 @@ def _claim(meant_for: ExamplesOfSplits, rejected: list[Dropped]) -> ExamplesOfSp
     return members
 
 
-def _decontaminate(members: ExamplesOfSplits, parts: bool, rejected: list[Dropped]) -> None:
+def _decontaminate(
+    members: ExamplesOfSplits, parts: bool, rejected: list[Dropped]
+) -> None:
     """Remove what may be trained on and holds an evaluation item; append it to `rejected`."""
     items = [
         (example.as_question(), example.stated_answer)
@@ -283,7 +298,9 @@ def _assert_disjoint(members: ExamplesOfSplits) -> None:
         identities[name] = {example.identity for example in examples}
     for first, second in combinations(CLAIM_ORDER, 2):
         shared = identities[first] & identities[second]
-        assert not shared, f"splits {first} and {second} share {len(shared)} prompts: {min(shared)}"
+        assert not shared, (
+            f"splits {first} and {second} share {len(shared)} prompts: {min(shared)}"
+        )
 
 
 def _require_rows(splits: Splits, may_be_empty: Collection[str]) -> None:
@@ -292,7 +309,9 @@ def _require_rows(splits: Splits, may_be_empty: Collection[str]) -> None:
     for split, remedy in _REMEDIES.items():
         if getattr(splits, split) or split in may_be_empty:
             continue
-        reasons = [f"{reason} {count}" for reason, count in splits.rejected_counts.items()]
+        reasons = [
+            f"{reason} {count}" for reason, count in splits.rejected_counts.items()
+        ]
         rejected = f" (rejected rows: {', '.join(reasons)})" if reasons else ""
         raise UserError(f"data: split {split} is empty; {remedy}{rejected}")
 

@@ -23,9 +23,19 @@ from components.errors import Missing, UserError
 from components.prepare.checker_trial import fetch_bundle, try_checker
 from components.prepare.earlier_prompts import earlier_prompts
 from components.prepare.examples import Example
-from components.prepare.first_state import continued_state, first_state, resumed_campaign
+from components.prepare.first_state import (
+    continued_state,
+    first_state,
+    resumed_campaign,
+)
 from components.prepare.model_fit import check_fit, check_teacher_fit
-from components.prepare.outlook import Outlook, check_dev, check_references, check_texts, outlook_of
+from components.prepare.outlook import (
+    Outlook,
+    check_dev,
+    check_references,
+    check_texts,
+    outlook_of,
+)
 from components.prepare.readers import read_source
 from components.prepare.scratch_text import scratch_model, training_texts
 from components.prepare.splits import CLAIM_ORDER, Assigned, make_splits
@@ -127,10 +137,14 @@ def _hold_campaign(context: Context, state: State) -> None:
     hold(context.store, context.cache, refs)
 
 
-def _outlook(context: Context, recipe: Recipe, prepared: Receipt, state: State) -> Outlook | None:
+def _outlook(
+    context: Context, recipe: Recipe, prepared: Receipt, state: State
+) -> Outlook | None:
     """Return what the data can prove, told as a note; None for a campaign that goes on."""
     counts = read_summary(prepared, PrepareSummary).counts
-    rows = [f"{name} {counts[name]}" for name in reversed(CLAIM_ORDER) if counts.get(name)]
+    rows = [
+        f"{name} {counts[name]}" for name in reversed(CLAIM_ORDER) if counts.get(name)
+    ]
     context.progress.note(f"rows: {', '.join(rows)}")
     # Also of a campaign that was prepared before there were such prompts.
     if not counts.get(artifacts.DEV_PROMPTS):
@@ -174,7 +188,9 @@ def _commit_start(
 
     def work(folder: Path) -> StartSummary:
         (folder / artifacts.RECIPE).write_bytes(canonical_json(document))
-        (folder / artifacts.STATE).write_bytes(canonical_json(state.model_dump(mode="json")))
+        (folder / artifacts.STATE).write_bytes(
+            canonical_json(state.model_dump(mode="json"))
+        )
         return StartSummary(
             counts=prepared.counts,
             rejected=prepared.rejected,
@@ -215,9 +231,13 @@ def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receip
     release = None
     if recipe.model.source.startswith(RELEASE_SCHEME):
         line = release_in_force(context, recipe.model.source)
-        context.progress.note(f"base: release {line.number} of {line.name}, {line.version}")
+        context.progress.note(
+            f"base: release {line.number} of {line.name}, {line.version}"
+        )
         release = receipt_of(context, line)
-    with tempfile.TemporaryDirectory(prefix="sources-", dir=context.scratch) as downloads_name:
+    with tempfile.TemporaryDirectory(
+        prefix="sources-", dir=context.scratch
+    ) as downloads_name:
         downloads = Path(downloads_name)
         files = [
             local_path(source.uri, context.environment, downloads, or_folder=True)
@@ -231,7 +251,9 @@ def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receip
             "bases": _num_bases(recipe),
             # The recipe names files; their bytes decide. An edited file is new work.
             "sources": [content_digest(path) for path in files],
-            "model_digest": _model_digest(recipe, context) if release is None else release.digest,
+            "model_digest": _model_digest(recipe, context)
+            if release is None
+            else release.digest,
         }
         return commit(
             context,
@@ -240,11 +262,15 @@ def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receip
             config=config,
             inputs={},
             seed=recipe.seed,
-            work=lambda folder: _prepare(context, recipe, files, folder, downloads, release),
+            work=lambda folder: _prepare(
+                context, recipe, files, folder, downloads, release
+            ),
         )
 
 
-def _first_mix(context: Context, attempt: Attempt, recipe: Recipe, prepared: Receipt) -> Receipt:
+def _first_mix(
+    context: Context, attempt: Attempt, recipe: Recipe, prepared: Receipt
+) -> Receipt:
     """Return the mix of the first training: all labelled rows, no samples."""
 
     def work(folder: Path) -> SelectSummary:
@@ -257,7 +283,9 @@ def _first_mix(context: Context, attempt: Attempt, recipe: Recipe, prepared: Rec
         return SelectSummary(round=0, labelled_rows=num_rows)
 
     inputs = {"prepare": prepared}
-    return commit(context, attempt, "mix", config={}, inputs=inputs, seed=recipe.seed, work=work)
+    return commit(
+        context, attempt, "mix", config={}, inputs=inputs, seed=recipe.seed, work=work
+    )
 
 
 def _num_bases(recipe: Recipe) -> int:
@@ -327,7 +355,11 @@ def _prepare(
     write_rows(folder / artifacts.REJECTED, splits.rejected)
     _note_rejected(context, splits.rejected_counts)
     check_texts(recipe, splits.unlabelled)
-    measured = {"validation": splits.validation, "test": splits.test, "vault": splits.vault}
+    measured = {
+        "validation": splits.validation,
+        "test": splits.test,
+        "vault": splits.vault,
+    }
     check_references(recipe, measured)
     outlook_of(recipe, splits.validation, len(splits.unlabelled))
     check_dev(recipe, splits.dev_prompts)
@@ -341,12 +373,22 @@ def _prepare(
         model_folder = fetch_release(context, release, downloads)
         model = model.model_copy(update={"source": model_folder.as_uri()})
     base = materialise_base(
-        model, recipe.seed, folder / checkpoint_name(0), context.environment, downloads, texts
+        model,
+        recipe.seed,
+        folder / checkpoint_name(0),
+        context.environment,
+        downloads,
+        texts,
     )
     for peer in range(1, _num_bases(recipe)):
         seed = derived_seed(recipe.seed, "base", peer) % 2**31
         materialise_base(
-            model, seed, folder / checkpoint_name(peer), context.environment, downloads, texts
+            model,
+            seed,
+            folder / checkpoint_name(peer),
+            context.environment,
+            downloads,
+            texts,
         )
     return PrepareSummary(
         counts=splits.counts,
@@ -367,7 +409,9 @@ def _examples(recipe: Recipe, files: list[Path]) -> Iterator[Assigned | Dropped]
         yield from make_examples(task, seed, recipe.data.checker_code)
 
 
-def _assigned(source: DataSource, path: Path, code: str) -> Iterator[Assigned | Dropped]:
+def _assigned(
+    source: DataSource, path: Path, code: str
+) -> Iterator[Assigned | Dropped]:
     for item in read_source(path, source):
         if isinstance(item, Dropped):
             yield item

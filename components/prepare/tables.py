@@ -34,7 +34,9 @@ def table_rows(path: Path, *, tabs: bool) -> Iterator[RawRow]:
         lines = _Lines(text)
         # Programs that write binary files under such a name are many, and no table has this byte.
         if "\0" in lines.first:
-            raise UnreadableFile("its first line holds NUL bytes, so it is no table of text")
+            raise UnreadableFile(
+                "its first line holds NUL bytes, so it is no table of text"
+            )
         try:
             if lines.first.lower().startswith("sep=") and len(lines.first.strip()) == 5:
                 next(lines)
@@ -94,7 +96,9 @@ def _header(record: list[str]) -> list[str]:
     return names
 
 
-def _rows(records: Iterator[list[str]], header: list[str], lines: _Lines) -> Iterator[RawRow]:
+def _rows(
+    records: Iterator[list[str]], header: list[str], lines: _Lines
+) -> Iterator[RawRow]:
     while True:
         # A record with line breaks in its cells has several lines; it is where it begins.
         location = f"line {lines.num_taken + 1}"
@@ -133,4 +137,6 @@ def _row(record: list[str], header: list[str], location: str) -> RawRow:
     # Some writers leave out empty cells at the end.
     cells = [*record, *[""] * (len(header) - len(record))]
     named_cells = zip(header, cells, strict=True)
-    return RawRow(location, {name: cell if cell.strip() else None for name, cell in named_cells})
+    return RawRow(
+        location, {name: cell if cell.strip() else None for name, cell in named_cells}
+    )

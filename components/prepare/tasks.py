@@ -23,7 +23,13 @@ from components.errors import UserError
 from components.prepare.division import handed_out
 from components.prepare.examples import Example
 from components.prepare.own_tasks import own_examples
-from components.verifiers import BUILTIN_TASKS, MAX_DIGITS, require_gym, scorer_is_safe, verify
+from components.verifiers import (
+    BUILTIN_TASKS,
+    MAX_DIGITS,
+    require_gym,
+    scorer_is_safe,
+    verify,
+)
 
 Assigned = tuple[Split, Example]
 
@@ -34,7 +40,9 @@ _DRAWS_PER_PUZZLE = 4
 _HELD_OUT: tuple[Split, ...] = ("vault", "test", "validation", "dev_prompts", "dev")
 
 
-def make_examples(source: TaskSource, seed: int, code: str = "") -> Iterator[Assigned | Dropped]:
+def make_examples(
+    source: TaskSource, seed: int, code: str = ""
+) -> Iterator[Assigned | Dropped]:
     """Yield the puzzles of one task source, each with its split, or Dropped for an unusable one.
 
     On a ladder no answer longer than `labelled[1]` is handed to train or dev; unlabelled
@@ -65,7 +73,9 @@ def make_examples(source: TaskSource, seed: int, code: str = "") -> Iterator[Ass
         yield from _without_dev_questions(_ladder_examples(source, source.ladder, seed))
 
 
-def _ladder_examples(source: TaskSource, ladder: Ladder, seed: int) -> Iterator[Assigned]:
+def _ladder_examples(
+    source: TaskSource, ladder: Ladder, seed: int
+) -> Iterator[Assigned]:
     shortest = ladder.labelled[0]
     longest = ladder.climb[1]
     counts = _ladder_counts(source, ladder)
@@ -81,7 +91,9 @@ def _ladder_examples(source: TaskSource, ladder: Ladder, seed: int) -> Iterator[
                 yield split, _builtin_example(source.task, length, number)
 
 
-def _without_dev_questions(items: Iterator[Assigned | Dropped]) -> Iterator[Assigned | Dropped]:
+def _without_dev_questions(
+    items: Iterator[Assigned | Dropped],
+) -> Iterator[Assigned | Dropped]:
     """Yield a ladder's puzzles; its dev rows are of short lengths, and are not asked."""
     for item in items:
         if isinstance(item, Dropped) or item[0] != "dev":
@@ -174,7 +186,9 @@ def _gym_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]
     yield from handed_out(puzzles, counts)
 
 
-def _gym_puzzles(source: TaskSource, num_wanted: int, seed: int) -> Iterator[Example | Dropped]:
+def _gym_puzzles(
+    source: TaskSource, num_wanted: int, seed: int
+) -> Iterator[Example | Dropped]:
     """Yield up to `num_wanted` distinct puzzles, and the unusable ones with the reason."""
     name = source.task.removeprefix("reasoning_gym/")
     num_draws = num_wanted * _DRAWS_PER_PUZZLE
@@ -204,7 +218,9 @@ def _gym_puzzles(source: TaskSource, num_wanted: int, seed: int) -> Iterator[Exa
             accepted_ids.add(example.identity)
             yield example
             continue
-        yield Dropped(reason=reason, detail=location, row={"text": str(entry["question"])[:500]})
+        yield Dropped(
+            reason=reason, detail=location, row={"text": str(entry["question"])[:500]}
+        )
 
 
 def _gym_example(name: str, config: JsonObject, entry: JsonObject) -> Example | None:
@@ -245,7 +261,9 @@ def _gym_dataset(name: str, config: JsonObject, seed: int, size: int) -> _Puzzle
         suggestion = f"; did you mean {nearest[0]}?" if nearest else ""
         raise UserError(f"{task}: no such task{suggestion}")
     if not scorer_is_safe(name):
-        raise UserError(f"{task}: its scorer runs the model's answer as code; choose another task")
+        raise UserError(
+            f"{task}: its scorer runs the model's answer as code; choose another task"
+        )
     reserved = {"seed", "size"}
     if refused := reserved & config.keys():
         raise UserError(
@@ -253,7 +271,9 @@ def _gym_dataset(name: str, config: JsonObject, seed: int, size: int) -> _Puzzle
             "counts do"
         )
     try:
-        dataset: _Puzzles = reasoning_gym.create_dataset(name, seed=seed, size=size, **config)
+        dataset: _Puzzles = reasoning_gym.create_dataset(
+            name, seed=seed, size=size, **config
+        )
     except (AssertionError, TypeError, ValueError, KeyError, AttributeError) as error:
         settings = DATASETS[name][1].__dataclass_fields__.keys() - reserved
         raise UserError(

@@ -64,7 +64,9 @@ def about_teacher(teacher: Receipt | None) -> StartTeacher | None:
     if teacher is None:
         return None
     summary = read_summary(teacher, TeacherSummary)
-    return StartTeacher(receipt=teacher.ref, source=summary.source, parameters=summary.parameters)
+    return StartTeacher(
+        receipt=teacher.ref, source=summary.source, parameters=summary.parameters
+    )
 
 
 def _materialise(
@@ -73,7 +75,9 @@ def _materialise(
     """Write the teacher's checkpoint to `folder`; return its facts."""
     from components.modeling.base import materialise_base
 
-    with tempfile.TemporaryDirectory(prefix="teacher-", dir=context.scratch) as downloads_name:
+    with tempfile.TemporaryDirectory(
+        prefix="teacher-", dir=context.scratch
+    ) as downloads_name:
         downloads = Path(downloads_name)
         address = source
         if release is not None:

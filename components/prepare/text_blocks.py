@@ -67,39 +67,55 @@ def in_blocks(
         return
     yield from (item for item in held if isinstance(item, Dropped))
     yield from (("unlabelled", _as_block(example)) for example in beginnings)
-    pieces = list(_pieces([item for item in assigned if not item[1].prompt], section.text))
+    pieces = list(
+        _pieces([item for item in assigned if not item[1].prompt], section.text)
+    )
     yield from _apart(_divided(pieces, section.fractions, seed))
 
 
 def _is_beginning(item: Assigned) -> bool:
     """Return True for an unlabelled text, which is a question where there are others."""
     target, example = item
-    return target == "unlabelled" and example.completion is None and example.conversation is None
+    return (
+        target == "unlabelled"
+        and example.completion is None
+        and example.conversation is None
+    )
 
 
 def _as_block(example: Example) -> Example:
     """Return an unlabelled text as a block that is all beginning."""
-    block = Block(beginning=example.prompt, stretch=f"beginning-{example.identity}", goes_on=True)
+    block = Block(
+        beginning=example.prompt, stretch=f"beginning-{example.identity}", goes_on=True
+    )
     return replace(example, prompt="", completion=example.prompt, block=block)
 
 
 def _pieces(texts: Sequence[Assigned], sizes: TextBlocks) -> Iterator[_Piece]:
     """Yield the blocks of all sources."""
-    grouped = itertools.groupby(texts, key=lambda item: (item[0], item[1].provenance.get("uri")))
+    grouped = itertools.groupby(
+        texts, key=lambda item: (item[0], item[1].provenance.get("uri"))
+    )
     for number, ((target, uri), group) in enumerate(grouped):
         examples = [example for _, example in group]
-        for index, (example, text, goes_on) in enumerate(_blocks(examples, sizes.block)):
+        for index, (example, text, goes_on) in enumerate(
+            _blocks(examples, sizes.block)
+        ):
             block = Block(
                 beginning=front_of(text, sizes.beginning),
                 stretch=f"{number}-{index // sizes.stretch}",
                 goes_on=goes_on,
             )
             provenance = {"uri": uri, "place": example.provenance.get("place")}
-            piece = replace(example, completion=text, block=block, provenance=provenance)
+            piece = replace(
+                example, completion=text, block=block, provenance=provenance
+            )
             yield _Piece(target, piece, number)
 
 
-def _blocks(examples: Sequence[Example], size: int) -> Iterator[tuple[Example, str, bool]]:
+def _blocks(
+    examples: Sequence[Example], size: int
+) -> Iterator[tuple[Example, str, bool]]:
     """Yield (row that a block begins in, text, whether its document goes on behind it)."""
     for documents in _documents(examples):
         text = JOINT.join(example.completion or "" for example in documents)
@@ -125,7 +141,9 @@ def _blocks(examples: Sequence[Example], size: int) -> Iterator[tuple[Example, s
 
 def _documents(examples: Sequence[Example]) -> Iterator[list[Example]]:
     """Yield the rows of each document: paragraphs of a file are one, any other row is its own."""
-    for is_paragraph, group in itertools.groupby(examples, key=lambda one: one.is_paragraph):
+    for is_paragraph, group in itertools.groupby(
+        examples, key=lambda one: one.is_paragraph
+    ):
         if is_paragraph:
             yield list(group)
         else:
@@ -175,7 +193,11 @@ def _apart(pieces: Sequence[_Piece]) -> Iterator[Assigned | Dropped]:
     left_out: set[int] = set()
     for index, (first, second) in enumerate(itertools.pairwise(pieces)):
         is_taught = (first.target in TAUGHT, second.target in TAUGHT)
-        if first.document != second.document or first.target == second.target or all(is_taught):
+        if (
+            first.document != second.document
+            or first.target == second.target
+            or all(is_taught)
+        ):
             continue
         if index not in left_out:
             left_out.add(index if is_taught[0] else index + 1)

@@ -24,7 +24,9 @@ def turns_in_text(text: str) -> object:
         ) from None
 
 
-def turns_to_last_answer(messages: object, *, is_asked: bool = False) -> list[JsonObject]:
+def turns_to_last_answer(
+    messages: object, *, is_asked: bool = False
+) -> list[JsonObject]:
     """Return the turns up to the last one of the assistant; all, if nobody has answered yet.
 
     Args:
@@ -32,7 +34,9 @@ def turns_to_last_answer(messages: object, *, is_asked: bool = False) -> list[Js
         is_asked: Whether the model is to answer: turns behind its last one are then the question.
     """
     if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
-        raise RejectedRow("wrong_type", f"messages is not a list of 1 to {MAX_MESSAGES} turns")
+        raise RejectedRow(
+            "wrong_type", f"messages is not a list of 1 to {MAX_MESSAGES} turns"
+        )
     turns = [_turn_of(message) for message in messages]
     if is_asked:
         return turns
@@ -89,12 +93,18 @@ def _turn_in_usual_words(message: Row) -> Row:
         speaker = str(turn["from"])
         if _word(speaker) not in {*SPEAKERS, *CALLERS}:
             known = ", ".join((*SPEAKERS, *sorted(CALLERS)))
-            raise RejectedRow("wrong_type", f"a turn from {speaker[:40]!r}; known are {known}")
+            raise RejectedRow(
+                "wrong_type", f"a turn from {speaker[:40]!r}; known are {known}"
+            )
         # The form has other fields that no template reads.
         turn = {"role": speaker, "content": turn.get("content")}
     role = turn.get("role")
     if isinstance(role, str) and _word(role) in CALLERS:
-        return {"role": "assistant", "content": "", "tool_calls": _calls_in(turn.get("content"))}
+        return {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": _calls_in(turn.get("content")),
+        }
     if isinstance(role, str):
         # Roles that are not known stay: a template may read them.
         turn["role"] = SPEAKERS.get(_word(role), role)
@@ -120,7 +130,9 @@ def _calls_in(content: object) -> list[object]:
         try:
             calls = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise RejectedRow("not_json", f"a call of a tool: {first_line(error)}") from None
+            raise RejectedRow(
+                "not_json", f"a call of a tool: {first_line(error)}"
+            ) from None
     named: list[object] = []
     for call in calls if isinstance(calls, list) else [calls]:
         if not isinstance(call, dict) or not call.get("name"):

@@ -9,7 +9,9 @@ from components.runtime.receipts import Receipt
 
 def main() -> None:
     """Run the step from a container, a job or a laptop."""
-    arguments = parser("publish", __doc__, state="the last receipt of decide").parse_args()
+    arguments = parser(
+        "publish", __doc__, state="the last receipt of decide"
+    ).parse_args()
     outcome: dict[str, bool | str] = {}
 
     def step(context: Context) -> Receipt:

@@ -39,7 +39,10 @@ def standing_of(context: Context, receipt: Receipt) -> Standing:
     summary = read_summary(receipt, PublishSummary)
     if not summary.released:
         return "not released"
-    if summary.needs_approval and released_line(context, summary.name, receipt.ref) is None:
+    if (
+        summary.needs_approval
+        and released_line(context, summary.name, receipt.ref) is None
+    ):
         return "waiting for approval"
     return "released"
 
@@ -59,7 +62,9 @@ def approval_of(context: Context, receipt: Receipt) -> Approval | None:
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
-        raise Corrupt(f"{uri}: not an approval ({field}: {problem['msg']}); delete it") from None
+        raise Corrupt(
+            f"{uri}: not an approval ({field}: {problem['msg']}); delete it"
+        ) from None
     if (approval.publish, approval.publish_digest) != (receipt.ref, receipt.digest):
         raise Corrupt(f"{uri} is about {approval.publish}, another model; delete it")
     return approval
@@ -101,7 +106,9 @@ def _require_same_rivals(
     """Raise UserError if the release in force is another one than at the comparison."""
     summary = read_summary(receipt, PublishSummary)
     rivals = rivals_of(context, campaign, lines, campaign.recipe.publish.margin)
-    in_force = f"release {lines[-1].number} ({lines[-1].version})" if lines else "no release"
+    in_force = (
+        f"release {lines[-1].number} ({lines[-1].version})" if lines else "no release"
+    )
     if rivals_document(rivals) != receipt.config.get("rivals"):
         raise UserError(
             f"{summary.name} {summary.version} was compared before {in_force} was in force; start "

@@ -69,7 +69,11 @@ class PairedTest:
 
 
 def results_of(
-    context: Context, recipe: Recipe, folder: Path, prompts: Sequence[Prompt], split: Split
+    context: Context,
+    recipe: Recipe,
+    folder: Path,
+    prompts: Sequence[Prompt],
+    split: Split,
 ) -> list[Result]:
     """Return the results of a checkpoint, prompt by prompt.
 
@@ -95,7 +99,10 @@ def results_of(
 
 
 def _with_classes(
-    results: Sequence[Result], model: PreTrainedModel, codec: Codec, prompts: Sequence[Prompt]
+    results: Sequence[Result],
+    model: PreTrainedModel,
+    codec: Codec,
+    prompts: Sequence[Prompt],
 ) -> list[Result]:
     """Return results with likeliest class and Brier score, of the classes that the prompts have."""
     from components.modeling.labels import label_probabilities
@@ -155,7 +162,11 @@ def _answers(
 
 
 def _likelihoods(
-    recipe: Recipe, model: PreTrainedModel, codec: Codec, prompts: Sequence[Prompt], split: Split
+    recipe: Recipe,
+    model: PreTrainedModel,
+    codec: Codec,
+    prompts: Sequence[Prompt],
+    split: Split,
 ) -> list[Result]:
     """Return the losses of the reference answers; nothing is answered."""
     from components.modeling.scoring import reference_losses
@@ -228,7 +239,11 @@ def compare(
 
 
 def _compare_macro_f1(
-    kind: RivalKind, name: str, rival: Sequence[Result], champion: Sequence[Result], rule: Rule
+    kind: RivalKind,
+    name: str,
+    rival: Sequence[Result],
+    champion: Sequence[Result],
+    rule: Rule,
 ) -> Rival:
     """Return the same as `compare`, by macro-F1."""
     choices = class_choices(list(zip(rival, champion, strict=True)))
@@ -262,7 +277,9 @@ def _compare_macro_f1(
     )
 
 
-def by_counts(pairs: int, wins: int, losses: int, level: float, margin: float | None) -> PairedTest:
+def by_counts(
+    pairs: int, wins: int, losses: int, level: float, margin: float | None
+) -> PairedTest:
     """Return the result of right and wrong answers, each prompt alone.
 
     Args:
@@ -278,7 +295,9 @@ def by_counts(pairs: int, wins: int, losses: int, level: float, margin: float | 
     if margin is None:
         return PairedTest("not proved", p_value)
     p_margin = non_inferior_p_value(pairs, wins, losses, margin)
-    return PairedTest("non-inferior" if p_margin <= level else "not proved", p_value, p_margin)
+    return PairedTest(
+        "non-inferior" if p_margin <= level else "not proved", p_value, p_margin
+    )
 
 
 def _by_gains(
@@ -305,7 +324,9 @@ def _by_gains(
         return PairedTest("not proved", p_value)
     # No worse by the margin: better, once the margin is added to every gain.
     p_margin = p_value_of([gain + margin for gain in gains])
-    return PairedTest("non-inferior" if p_margin <= level else "not proved", p_value, p_margin)
+    return PairedTest(
+        "non-inferior" if p_margin <= level else "not proved", p_value, p_margin
+    )
 
 
 def _gains(

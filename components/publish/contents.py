@@ -18,7 +18,11 @@ from components.contracts.releases import (
     Opening,
 )
 from components.contracts.rows import Prompt, Result, Row, read_rows, write_rows
-from components.contracts.summaries import EvaluateSummary, PrepareSummary, PublishSummary
+from components.contracts.summaries import (
+    EvaluateSummary,
+    PrepareSummary,
+    PublishSummary,
+)
 from components.contracts.summaries.evaluate import Estimate
 from components.contracts.summaries.publish import Rival
 from components.measures import measure_of
@@ -43,7 +47,9 @@ class ComparedPrompt(Row):
     """The same → loss in nats per token, where the measure is a perplexity."""
 
 
-def write_files(context: Context, publication: Publication, folder: Path) -> PublishSummary:
+def write_files(
+    context: Context, publication: Publication, folder: Path
+) -> PublishSummary:
     """Write the files of a release, or those that say why there is none, into the folder."""
     if publication.released_as is not None:
         return _same_release(context, publication, publication.released_as, folder)
@@ -53,7 +59,9 @@ def write_files(context: Context, publication: Publication, folder: Path) -> Pub
     else:
         _, opening = publication.opening
         summary = _decided(context, publication, opening, folder)
-    write_ids(context, publication.campaign, folder / EVALUATION_IDS, folder / TRAINING_IDS)
+    write_ids(
+        context, publication.campaign, folder / EVALUATION_IDS, folder / TRAINING_IDS
+    )
     evaluation = read_summary(publication.evaluation, EvaluateSummary)
     # Sorted and indented, so that two versions can be compared line by line.
     metrics = json.dumps(evaluation.model_dump(mode="json"), indent=2, sort_keys=True)
@@ -107,7 +115,9 @@ def _decided(
             read_summary(publication.campaign.prepared, PrepareSummary).dtype,
             publication.recipe.model.system_prompt,
         )
-        scores, rivals, refusal = _compared(context, publication, opening.level, model, folder)
+        scores, rivals, refusal = _compared(
+            context, publication, opening.level, model, folder
+        )
         if not refusal:
             _move_all(model, folder)
     finally:
@@ -167,23 +177,35 @@ def _compared(
     """Return (the champion's scores, results against its rivals, reason against the release)."""
     prompts = _prompts(context, publication)
     if not prompts:
-        return None, (), f"every {publication.split} prompt was trained on by the last release"
+        return (
+            None,
+            (),
+            f"every {publication.split} prompt was trained on by the last release",
+        )
     recipe = publication.recipe
     section = recipe.decide
     metric = section.goal.metric
-    rule = Rule(level, recipe.publish.margin, metric, section.compared_by, section.family)
+    rule = Rule(
+        level, recipe.publish.margin, metric, section.compared_by, section.family
+    )
     split = publication.split
     champion = results_of(context, recipe, model, prompts, split)
     results = {"champion": champion}
     rivals = []
     for rival in publication.rivals:
         with rival.checkpoint(context) as checkpoint:
-            results[rival.kind] = results_of(context, recipe, checkpoint, prompts, split)
-        rivals.append(compare(rival.kind, rival.name, results[rival.kind], champion, rule))
+            results[rival.kind] = results_of(
+                context, recipe, checkpoint, prompts, split
+            )
+        rivals.append(
+            compare(rival.kind, rival.name, results[rival.kind], champion, rule)
+        )
     (folder / LEDGER_FOLDER).mkdir()
     write_rows(folder / COMPARISON, _rows(results))
     unproved = [rival for rival in rivals if rival.verdict == "not proved"]
-    reasons = [f"not proved better than {rival.name}: {rival.why}" for rival in unproved]
+    reasons = [
+        f"not proved better than {rival.name}: {rival.why}" for rival in unproved
+    ]
     return measure_of(metric).estimate(champion), tuple(rivals), "; ".join(reasons)
 
 
@@ -210,5 +232,7 @@ def _rows(results: dict[str, list[Result]]) -> list[ComparedPrompt]:
 
 def _reason_for(rivals: tuple[Rival, ...]) -> str:
     verdicts = {"better": "proved better than", "non-inferior": "non-inferior to"}
-    parts = [f"{verdicts[rival.verdict]} {rival.name} ({rival.why})" for rival in rivals]
+    parts = [
+        f"{verdicts[rival.verdict]} {rival.name} ({rival.why})" for rival in rivals
+    ]
     return "; ".join(parts)

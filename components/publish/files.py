@@ -80,7 +80,9 @@ def convert(source: Path, target: Path, dtype: str) -> None:
     # learn its size for the header, which comes first, and once to be written.
     torch_dtype = getattr(torch, dtype)
     with safe_open(source, framework="pt") as file:
-        header: dict[str, JsonValue] = {"__metadata__": file.metadata() or {"format": "pt"}}
+        header: dict[str, JsonValue] = {
+            "__metadata__": file.metadata() or {"format": "pt"}
+        }
         begin = 0
         names = list(file.keys())
         for name in names:
@@ -110,7 +112,11 @@ def _as_published(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     import torch
 
     # Integers, such as a quantisation's tables, and wider floats stay as they are.
-    return tensor.to(dtype).contiguous() if tensor.dtype == torch.float32 else tensor.contiguous()
+    return (
+        tensor.to(dtype).contiguous()
+        if tensor.dtype == torch.float32
+        else tensor.contiguous()
+    )
 
 
 def _can_be(weights: list[Path], dtype: str) -> bool:
@@ -125,7 +131,10 @@ def _can_be(weights: list[Path], dtype: str) -> bool:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 — not a dict
                 tensor = file.get_tensor(name)
-                if tensor.is_floating_point() and not torch.isfinite(tensor.half()).all():
+                if (
+                    tensor.is_floating_point()
+                    and not torch.isfinite(tensor.half()).all()
+                ):
                     return False
     return True
 
@@ -147,4 +156,6 @@ def _replace(path: Path, values: Mapping[str, JsonValue]) -> None:
     document.pop("torch_dtype", None)
     # The file may be a link to a stored object, which must not change.
     path.unlink()
-    path.write_text(json.dumps({**document, **values}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({**document, **values}, indent=2) + "\n", encoding="utf-8"
+    )

@@ -62,7 +62,9 @@ def _metadata(recipe: Recipe, summary: PublishSummary) -> str:
     # The hub takes names of its own models and data sets alone; others are in the text.
     base_model = _HUB_MODEL.match(recipe.model.source)
     datasets = {
-        match[1] for source in recipe.data.sources if (match := _HUB_DATASET.match(source.uri))
+        match[1]
+        for source in recipe.data.sources
+        if (match := _HUB_DATASET.match(source.uri))
     }
     data = ModelCardData(
         base_model=base_model[1] if base_model else None,
@@ -131,7 +133,9 @@ def _origin(campaign: Campaign) -> str:
 
 def _champion_record(campaign: Campaign) -> RoundRecord | None:
     state = campaign.state
-    records = (record for record in state.history if record.round == state.champion_round)
+    records = (
+        record for record in state.history if record.round == state.champion_round
+    )
     return next(records, None)
 
 
@@ -179,7 +183,9 @@ def _checks(section: SelectSection) -> str:
             f"the judge `{section.judge.model}` graded it {section.judge.min_score} or more"
         )
     if section.reward is not None:
-        checks.append(f"the reward model `{section.reward.source}` scored it high enough")
+        checks.append(
+            f"the reward model `{section.reward.source}` scored it high enough"
+        )
     if not checks:
         return "Nothing checked whether they are right; filters of form and repetition alone chose them."
     sentence = f"An answer was trained on if {_listed(checks)}."
@@ -226,7 +232,9 @@ def _scores(campaign: Campaign, summary: PublishSummary) -> str:
         low, high = record.interval
         outcome = "met" if summary.target_met else "not met"
         goal = _goal_text(campaign.recipe.decide.goal)
-        rows.append(f"| goal ({goal}) | {record.score:.4f} [{low:.4f}, {high:.4f}], {outcome} |")
+        rows.append(
+            f"| goal ({goal}) | {record.score:.4f} [{low:.4f}, {high:.4f}], {outcome} |"
+        )
     return "\n".join(rows)
 
 

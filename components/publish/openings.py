@@ -86,7 +86,9 @@ def account_of(context: Context, prompts: str, alpha: float) -> Account:
     return account_after(openings, numbers, alpha)
 
 
-def account_after(openings: Sequence[Opening], released: Container[int], alpha: float) -> Account:
+def account_after(
+    openings: Sequence[Opening], released: Container[int], alpha: float
+) -> Account:
     """Return the standing of a set of prompts.
 
     Args:
@@ -94,7 +96,11 @@ def account_after(openings: Sequence[Opening], released: Container[int], alpha: 
         released: Numbers of those that led to a release, from 1.
         alpha: That of the recipe; the least of all openings counts.
     """
-    levels = [opening.level for number, opening in enumerate(openings, 1) if number not in released]
+    levels = [
+        opening.level
+        for number, opening in enumerate(openings, 1)
+        if number not in released
+    ]
     # A larger alpha later would be a level chosen after results were seen.
     least_alpha = min([alpha, *(opening.alpha for opening in openings)])
     return Account(least_alpha, sum(levels), len(levels))
@@ -109,7 +115,12 @@ def nearly_worn_out(opening: Opening) -> bool:
 
 
 def opened(
-    context: Context, prompts: str, alpha: float, model: str, rivals: tuple[str, ...], label: Label
+    context: Context,
+    prompts: str,
+    alpha: float,
+    model: str,
+    rivals: tuple[str, ...],
+    label: Label,
 ) -> tuple[OpeningId, Opening] | None:
     """Record an opening, or return the one of the same comparison that there is; None if the
     prompts are worn out.
@@ -126,7 +137,11 @@ def opened(
         openings = read_openings(context, prompts)
         for number, opening in enumerate(openings, 1):
             # The same question has the same answer: it tells nothing new about the prompts.
-            if (opening.model, opening.rivals, opening.name) == (model, rivals, label.name):
+            if (opening.model, opening.rivals, opening.name) == (
+                model,
+                rivals,
+                label.name,
+            ):
                 return OpeningId(prompts=prompts, number=number), opening
         account = account_of(context, prompts, alpha)
         if account.worn_out:

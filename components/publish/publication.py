@@ -79,7 +79,9 @@ class Publication:
             "prompts": self.prompts,
             # Releases are receipts of other runs, so they are no inputs, which are of this run.
             "rivals": rivals_document(self.rivals),
-            "released_as": self.released_as.publish if self.released_as is not None else None,
+            "released_as": self.released_as.publish
+            if self.released_as is not None
+            else None,
             "opening": opening,
             "refusal": self.refusal,
         }
@@ -94,7 +96,9 @@ class Publication:
         return f"r{self.champion_round}-{key[:12]}"
 
 
-def publication_of(context: Context, campaign: Campaign, lines: list[Line]) -> Publication:
+def publication_of(
+    context: Context, campaign: Campaign, lines: list[Line]
+) -> Publication:
     """Return a campaign's champion, and all that its release depends on.
 
     If prompts have to decide, their opening is recorded.

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import time
 
-from components.contracts.releases import Approval, BaseModelLine, Line, Opening, OpeningId
+from components.contracts.releases import (
+    Approval,
+    BaseModelLine,
+    Line,
+    Opening,
+    OpeningId,
+)
 from components.contracts.summaries import PrepareSummary, PublishSummary
 from components.errors import Corrupt
 from components.runtime.campaign import Campaign

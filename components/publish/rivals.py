@@ -85,7 +85,9 @@ def rivals_document(rivals: Sequence[RivalModel]) -> list[JsonValue]:
     return [[rival.kind, rival.receipt.ref, rival.receipt.digest] for rival in rivals]
 
 
-def _lines_to_beat(lines: list[Line], margin: float | None) -> Iterator[tuple[RivalKind, Line]]:
+def _lines_to_beat(
+    lines: list[Line], margin: float | None
+) -> Iterator[tuple[RivalKind, Line]]:
     if not lines:
         return
     yield "release", lines[-1]

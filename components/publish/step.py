@@ -59,7 +59,9 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
             # The line comes last: before it the old release is in force, whatever was written.
             if line is None or append_line(context, line):
                 break
-            context.progress.note(f"{line.name}: another release came first; comparing anew")
+            context.progress.note(
+                f"{line.name}: another release came first; comparing anew"
+            )
     if line is not None or not attempt.reused:
         _tell(context, campaign, receipt)
     # Also of work that is found done: an announcement that failed is made up for.
@@ -76,10 +78,18 @@ def _tell(context: Context, campaign: Campaign, receipt: Receipt) -> None:
     match standing:
         case "released":
             notify(
-                context, campaign.recipe, "verdict", f"{run_id} released {release}: {summary.why}"
+                context,
+                campaign.recipe,
+                "verdict",
+                f"{run_id} released {release}: {summary.why}",
             )
         case "not released":
-            notify(context, campaign.recipe, "verdict", f"{run_id} released nothing: {summary.why}")
+            notify(
+                context,
+                campaign.recipe,
+                "verdict",
+                f"{run_id} released nothing: {summary.why}",
+            )
         case "waiting for approval":
             command = f"ratchet approve {run_id} --store {context.store.root}"
             text = f"{run_id}: {release} waits for approval ({summary.why}): {command}"

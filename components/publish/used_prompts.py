@@ -17,7 +17,9 @@ MEASURED_PROMPTS = ("vault", "test", "validation", "audit", DEV_PROMPTS)
 MEASURED_ROWS = ("retention", "dev")
 
 
-def write_ids(context: Context, campaign: Campaign, evaluation: Path, training: Path) -> None:
+def write_ids(
+    context: Context, campaign: Campaign, evaluation: Path, training: Path
+) -> None:
     """Write the ids of all prompts that the champion and the releases it comes from have used.
 
     Args:
@@ -31,7 +33,9 @@ def write_ids(context: Context, campaign: Campaign, evaluation: Path, training: 
         measured |= _prompt_ids(context, campaign, split)
     for split in MEASURED_ROWS:
         measured |= _row_ids(context, campaign, split)
-    trained = _row_ids(context, campaign, "train") | _prompt_ids(context, campaign, "unlabelled")
+    trained = _row_ids(context, campaign, "train") | _prompt_ids(
+        context, campaign, "unlabelled"
+    )
     # A campaign that began from a release goes on from what that one had used.
     base_release = read_summary(campaign.prepared, PrepareSummary).base_release
     if base_release:
@@ -55,7 +59,9 @@ def _row_ids(context: Context, campaign: Campaign, split: str) -> set[str]:
         return set()
     path = fetch(context, campaign.prepared, split_file(split))
     # Of raw text, which asks nothing, the text's.
-    return {prompt_id(row.prompt or row.completion) for row in read_rows(path, TrainingRow)}
+    return {
+        prompt_id(row.prompt or row.completion) for row in read_rows(path, TrainingRow)
+    }
 
 
 def _write_lines(path: Path, ids: Iterable[str]) -> None:

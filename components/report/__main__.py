@@ -13,10 +13,15 @@ def main() -> None:
         prog="python -m components.report", description=__doc__, allow_abbrev=False
     )
     options.add_argument(
-        "--store", required=True, metavar="URI", help="file:///folder or s3://bucket/prefix"
+        "--store",
+        required=True,
+        metavar="URI",
+        help="file:///folder or s3://bucket/prefix",
     )
     options.add_argument(
-        "--run-id", required=True, help="the run; `python pipeline.py status` names the latest"
+        "--run-id",
+        required=True,
+        help="the run; `python pipeline.py status` names the latest",
     )
     arguments = options.parse_args()
     with step_context(arguments.store) as context:

@@ -55,11 +55,15 @@ def before_and_after(view: RunView) -> tuple[ModelOnTest, ModelOnTest] | None:
     state = view.state
     if state is None or state.base is None or view.champion is None:
         return None
-    before = _on_test(view, "What you came with", "base model", state.base, view.base_evaluation)
+    before = _on_test(
+        view, "What you came with", "base model", state.base, view.base_evaluation
+    )
     name = model_name(state.champion_round)
     if state.champion_round is None:
         name = "still the base model"
-    after = _on_test(view, "What you have now", name, view.champion, view.champion_evaluation)
+    after = _on_test(
+        view, "What you have now", name, view.champion, view.champion_evaluation
+    )
     return before, after
 
 
@@ -102,7 +106,9 @@ def may_release(view: RunView) -> str:
     if publication is not None:
         return f"No: {publication.why}."
     if view.state is not None and view.state.stop:
-        return "Not yet: `publish` has not compared it with the base and the last release."
+        return (
+            "Not yet: `publish` has not compared it with the base and the last release."
+        )
     return "Not yet: the run is not finished."
 
 

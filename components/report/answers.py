@@ -130,7 +130,9 @@ def _is_better(result: Result, other: Result, metric: Metric) -> bool:
     return measure_of(metric).improves(new, old)
 
 
-def _prompts(context: Context, prepared: Receipt, wanted: set[str]) -> dict[str, Prompt]:
+def _prompts(
+    context: Context, prepared: Receipt, wanted: set[str]
+) -> dict[str, Prompt]:
     """Return id → prompt of those that are wanted."""
     rows = read_rows(fetch(context, prepared, split_file(SPLIT)), Prompt)
     return {prompt.id: prompt for prompt in rows if prompt.id in wanted}

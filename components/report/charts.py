@@ -65,7 +65,9 @@ def _styled(draw: Callable[P, str]) -> Callable[P, str]:
         from matplotlib import rc_context, rcParamsDefault
 
         # The back end stays as it is: choosing one is for programs, not for modules.
-        defaults = {key: value for key, value in rcParamsDefault.items() if key != "backend"}
+        defaults = {
+            key: value for key, value in rcParamsDefault.items() if key != "backend"
+        }
         # Around the whole function: matplotlib reads the settings whenever it makes a text.
         with rc_context({**defaults, **_STYLE}):
             return draw(*args, **kwargs)
@@ -103,13 +105,21 @@ def score_chart(rounds: Rounds, threshold: float | None, base: float | None) -> 
         _score_point(axes, record)
     # Empty series, for the legend.
     axes.plot([], [], "o", color=_ACCENT, label="promoted")
-    axes.plot([], [], "o", markerfacecolor=_PAPER, markeredgecolor=_ACCENT, label="rejected")
+    axes.plot(
+        [], [], "o", markerfacecolor=_PAPER, markeredgecolor=_ACCENT, label="rejected"
+    )
     if threshold is not None:
         axes.axhline(
-            scale * threshold, color=_GOOD, linewidth=1.2, linestyle=(0, (4, 3)), label="goal"
+            scale * threshold,
+            color=_GOOD,
+            linewidth=1.2,
+            linestyle=(0, (4, 3)),
+            label="goal",
         )
     if base is not None:
-        axes.axhline(scale * base, color=_SOFT, linewidth=1.2, linestyle=":", label="base")
+        axes.axhline(
+            scale * base, color=_SOFT, linewidth=1.2, linestyle=":", label="base"
+        )
     is_share = measure.name == "accuracy"
     axes.set_ylabel(f"validation {measure.name}{', %' if is_share else ''}")
     axes.set_xlabel("round")
@@ -124,10 +134,14 @@ def score_chart(rounds: Rounds, threshold: float | None, base: float | None) -> 
         # A perplexity of a thousand before any training would leave a flat line behind it.
         axes.set_yscale("log")
     _legend(figure)
-    values = [f"round {record.round} {measure.text(record.score)}" for record in trained]
+    values = [
+        f"round {record.round} {measure.text(record.score)}" for record in trained
+    ]
     if base is not None:
         values.insert(0, f"base {measure.text(base)}")
-    return _svg(figure, "score", f"Validation {measure.name} per round: {', '.join(values)}")
+    return _svg(
+        figure, "score", f"Validation {measure.name} per round: {', '.join(values)}"
+    )
 
 
 def _scale(record: RoundRecord) -> float:
@@ -172,7 +186,9 @@ def _score_point(axes: Axes, record: RoundRecord) -> None:
 @_styled
 def drop_chart(rounds: Rounds) -> str:
     """Return each round's samples, accepted and dropped by reason; empty without samples."""
-    records = [round_view.record for round_view in rounds if round_view.record.generated]
+    records = [
+        round_view.record for round_view in rounds if round_view.record.generated
+    ]
     if not records:
         return ""
     counts = Counter[str]()
@@ -189,7 +205,9 @@ def drop_chart(rounds: Rounds) -> str:
     for reason, colour in zip(named, _REASONS, strict=False):
         # Cut: the legend has three columns, and reasons are data.
         label = reason[:28]
-        layers.append((label, colour, [record.dropped.get(reason, 0) for record in records]))
+        layers.append(
+            (label, colour, [record.dropped.get(reason, 0) for record in records])
+        )
     if rare:
         rare_counts = []
         for record in records:
@@ -212,7 +230,9 @@ def drop_chart(rounds: Rounds) -> str:
             edgecolor=_PAPER,
             linewidth=0.6,
         )
-        bar_starts = [start + width for start, width in zip(bar_starts, widths, strict=True)]
+        bar_starts = [
+            start + width for start, width in zip(bar_starts, widths, strict=True)
+        ]
     axes.set_yticks(heights, [f"round {record.round}" for record in records])
     axes.set_xlabel("samples")
     _legend(figure, columns=3)
@@ -233,7 +253,9 @@ def loss_chart(round_view: RoundView) -> str:
     steps, losses = _thinned(lines)
     axes.plot(steps, losses, color=_SOFT, linewidth=1.1, label="training")
     dev_points = [
-        (line.step, line.dev_loss) for line in round_view.curve if line.dev_loss is not None
+        (line.step, line.dev_loss)
+        for line in round_view.curve
+        if line.dev_loss is not None
     ]
     if dev_points:
         dev_steps = [step for step, _ in dev_points]
@@ -329,7 +351,10 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(
-        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL
+        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->",
+        "",
+        text,
+        flags=re.DOTALL,
     )
     # Ids are unique in one drawing only, but all drawings stand on one page.
     text = re.sub(r'\bid="', f'id="{name}-', text)
@@ -341,4 +366,6 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     label = html.escape(title)
     start_tag, _, content = text.partition(">")
-    return f'{start_tag} role="img" aria-label="{label}"><title>{label}</title>{content}'
+    return (
+        f'{start_tag} role="img" aria-label="{label}"><title>{label}</title>{content}'
+    )

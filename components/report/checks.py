@@ -8,8 +8,17 @@ from typing import Literal
 
 from components.contracts.recipe import Recipe
 from components.contracts.state import RoundRecord
-from components.contracts.summaries import EvaluateSummary, GenerateSummary, SelectSummary
-from components.contracts.summaries.evaluate import Bounds, CollapseSign, PassAtKSign, RatioSign
+from components.contracts.summaries import (
+    EvaluateSummary,
+    GenerateSummary,
+    SelectSummary,
+)
+from components.contracts.summaries.evaluate import (
+    Bounds,
+    CollapseSign,
+    PassAtKSign,
+    RatioSign,
+)
 from components.contracts.summaries.select import Agreement, FilterCounts, FilterQuality
 from components.measures import percent
 from components.report.views import Rounds, RoundView
@@ -121,12 +130,12 @@ def written_line(generate: GenerateSummary | None) -> str:
     if generate is None or generate.written is None:
         return ""
     written = generate.written
-    sentence = (
-        f"The model wrote {written.tried:,} prompts, and {written.asked:,} of them were asked."
-    )
+    sentence = f"The model wrote {written.tried:,} prompts, and {written.asked:,} of them were asked."
     if not written.dropped:
         return sentence
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in written.dropped.items())
+    reasons = ", ".join(
+        f"{reason} {count:,}" for reason, count in written.dropped.items()
+    )
     return f"{sentence} The others: {reasons}."
 
 
@@ -284,7 +293,9 @@ def _bound(name: CollapseSign, sign: Sign, max_ratio: float | None) -> str:
     return " or ".join(sides)
 
 
-def _cell(name: CollapseSign, evaluate: EvaluateSummary | None, max_ratio: float | None) -> Cell:
+def _cell(
+    name: CollapseSign, evaluate: EvaluateSummary | None, max_ratio: float | None
+) -> Cell:
     if evaluate is None:
         return Cell("–")
     sign = evaluate.collapse.signs.get(name)

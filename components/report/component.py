@@ -23,5 +23,9 @@ def report(
     Path(page.path).write_text(html, encoding="utf-8")
     Path(scores.path).write_text("{}", encoding="utf-8")
     scores.metadata.update(
-        {name: value for name, value in summary.items() if isinstance(value, int | float | str)}
+        {
+            name: value
+            for name, value in summary.items()
+            if isinstance(value, int | float | str)
+        }
     )

@@ -33,7 +33,9 @@ class Totals:
 
 def tokens_of(attempt: Attempt) -> float:
     """Return the tokens generated and trained on in an attempt."""
-    tokens = [amount for name, amount in attempt.costs.items() if name.startswith("tokens")]
+    tokens = [
+        amount for name, amount in attempt.costs.items() if name.startswith("tokens")
+    ]
     return sum(tokens)
 
 
@@ -54,7 +56,9 @@ def totals_of(attempts: Sequence[Attempt]) -> Totals:
         task_seconds=sum(attempt.seconds for attempt in attempts),
         compute_seconds=_compute_seconds(attempts),
         tokens=sum(tokens_of(attempt) for attempt in attempts),
-        peak_memory_bytes=max((attempt.peak_memory_bytes for attempt in attempts), default=0),
+        peak_memory_bytes=max(
+            (attempt.peak_memory_bytes for attempt in attempts), default=0
+        ),
     )
 
 

@@ -117,7 +117,9 @@ def build_page(view: RunView, note: str = "") -> str:
     recent_rounds = view.rounds[-MAX_ROUNDS_SHOWN:]
     threshold = view.recipe.decide.goal.threshold if view.recipe else None
     losses = [
-        (round_view, loss_chart(round_view)) for round_view in recent_rounds if round_view.curve
+        (round_view, loss_chart(round_view))
+        for round_view in recent_rounds
+        if round_view.curve
     ]
     base = view.state.base if view.state else None
     # With rounds left out, the champion before those shown is another one.
@@ -138,7 +140,9 @@ def build_page(view: RunView, note: str = "") -> str:
         risks=list(risks(view)) if view.waits_for_approval else [],
         cost=cost_sentence(view.totals),
         figures=list(_figures(view)),
-        score=score_chart(recent_rounds, threshold, base_score) if recent_rounds else "",
+        score=score_chart(recent_rounds, threshold, base_score)
+        if recent_rounds
+        else "",
         drops=drop_chart(recent_rounds),
         losses=losses,
         slices=_slices(recent_rounds, base if all_are_shown else None),
@@ -175,7 +179,9 @@ def _figures(view: RunView) -> Iterator[tuple[str, str]]:
         yield "peak memory", f"{peak_mebibytes:,.0f} MiB"
 
 
-def _slices(rounds: Rounds, base: ModelRecord | None) -> list[tuple[str, list[float | None]]]:
+def _slices(
+    rounds: Rounds, base: ModelRecord | None
+) -> list[tuple[str, list[float | None]]]:
     """Return (slice, accuracy of the base and per round), the rows of the heat map."""
     # A slice that a round did not measure has an empty cell in its column; so has a weak round,
     # which trained no model to measure.
@@ -285,7 +291,9 @@ def _cost_line(line: CostKey, tasks: Sequence[TaskView]) -> CostLine:
     order, step = line
     # A re-used task took a second; what it re-used is what the run has cost.
     attempts = [task.worked for task in tasks]
-    compute_seconds = [attempt.costs.get("compute_seconds", 0.0) for attempt in attempts]
+    compute_seconds = [
+        attempt.costs.get("compute_seconds", 0.0) for attempt in attempts
+    ]
     peak_bytes = max(attempt.peak_memory_bytes for attempt in attempts)
     statuses = {task.status for task in tasks} - {"done"}
     return CostLine(

@@ -36,7 +36,9 @@ def lost_slices(view: RunView) -> list[LostSlice]:
         old = before.get(name)
         if not name or old is None or not measure.improves(old.value, after.value):
             continue
-        lost = LostSlice(name, after.n, measure.text(old.value), measure.text(after.value))
+        lost = LostSlice(
+            name, after.n, measure.text(old.value), measure.text(after.value)
+        )
         worse.append((abs(old.value - after.value), lost))
     worse.sort(key=lambda pair: (-pair[0], pair[1].name))
     return [lost for _, lost in worse[:MAX_SLICES]]

@@ -27,13 +27,18 @@ def run_gauges(view: RunView) -> list[Gauge]:
         Gauge(
             "ratchet_run_attempts",
             "Attempts at tasks of a step, failed and repeated ones too.",
-            tuple(Sample(_of(step, attempts, lambda _: 1.0), {"step": step}) for step in steps),
+            tuple(
+                Sample(_of(step, attempts, lambda _: 1.0), {"step": step})
+                for step in steps
+            ),
         ),
         Gauge(
             "ratchet_run_step_seconds",
             "Seconds of all attempts at tasks of a step.",
             tuple(
-                Sample(_of(step, attempts, lambda attempt: attempt.seconds), {"step": step})
+                Sample(
+                    _of(step, attempts, lambda attempt: attempt.seconds), {"step": step}
+                )
                 for step in steps
             ),
         ),
@@ -55,6 +60,8 @@ def run_gauges(view: RunView) -> list[Gauge]:
     ]
 
 
-def _of(step: str, attempts: Iterable[Attempt], amount: Callable[[Attempt], float]) -> float:
+def _of(
+    step: str, attempts: Iterable[Attempt], amount: Callable[[Attempt], float]
+) -> float:
     """Return the sum of an amount over the attempts at tasks of a step."""
     return sum(amount(attempt) for attempt in attempts if attempt.step == step)

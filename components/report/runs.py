@@ -120,7 +120,9 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
         state_ref=state_ref,
         tasks=tasks,
         receipts=receipts,
-        base_evaluation=_summary(_base_evaluation(state, receipts), EvaluateSummary, problems),
+        base_evaluation=_summary(
+            _base_evaluation(state, receipts), EvaluateSummary, problems
+        ),
         rounds=tuple(rounds),
         publication=publication,
         release=release,
@@ -196,11 +198,14 @@ def _tasks(context: Context, run_id: str, problems: Problems) -> Tasks:
         attempts_by_task.setdefault(attempt.task, []).append(attempt)
     # Attempts are in the order of their begin, and so are the first ones of each task.
     return tuple(
-        TaskView(name, tuple(task_attempts)) for name, task_attempts in attempts_by_task.items()
+        TaskView(name, tuple(task_attempts))
+        for name, task_attempts in attempts_by_task.items()
     )
 
 
-def _latest_state(context: Context, tasks: Tasks, problems: Problems) -> tuple[State | None, str]:
+def _latest_state(
+    context: Context, tasks: Tasks, problems: Problems
+) -> tuple[State | None, str]:
     """Return (the newest state or None, its ref)."""
     attempts = [
         attempt
@@ -268,7 +273,9 @@ def _recipe_of_run(context: Context, run_id: str) -> Recipe | None:
 
 def _as_stored(document: bytes) -> Recipe:
     """Return a stored recipe. Raises UserError, by its key, for what this version does not take."""
-    return parse_recipe(json.loads(document), "the recipe of this run, as it was stored")
+    return parse_recipe(
+        json.loads(document), "the recipe of this run, as it was stored"
+    )
 
 
 def _round(
@@ -325,7 +332,9 @@ def _answers(
     if prepared is None or base is None or champion is None:
         return None
     files = {RESULTS: (base, champion), split_file(SPLIT): (prepared,)}
-    if any(name not in receipt.objects for name, own in files.items() for receipt in own):
+    if any(
+        name not in receipt.objects for name, own in files.items() for receipt in own
+    ):
         return None
     record = state.champion_record
     assert record is not None, "a champion has a record"
@@ -352,7 +361,11 @@ def _summary(receipt: Receipt | None, kind: type[S], problems: Problems) -> S | 
 
 
 def _rows(
-    context: Context, receipt: Receipt | None, name: str, kind: type[R], problems: Problems
+    context: Context,
+    receipt: Receipt | None,
+    name: str,
+    kind: type[R],
+    problems: Problems,
 ) -> list[R]:
     """Return the first MAX_ROWS_READ rows of a file; none if there is no such file."""
     if receipt is None or name not in receipt.objects:

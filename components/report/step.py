@@ -52,7 +52,9 @@ def run(inputs: ReportInputs, context: Context) -> tuple[str, RunSummary]:
         return build_page(view, note.strip()), summary_of(view)
     view = load_run(context, run_id, examples=EXAMPLES_PER_ROUND)
     if not view.tasks:
-        note += " No task got far enough to leave a record; the log of prepare says why."
+        note += (
+            " No task got far enough to leave a record; the log of prepare says why."
+        )
     # Only the exit handler of a run tells of its failure: a report is written anew at will.
     if inputs.job_id and (view.failed or inputs.status == "FAILED"):
         notify(context, view.recipe, "failure", _failure(view))
@@ -60,7 +62,9 @@ def run(inputs: ReportInputs, context: Context) -> tuple[str, RunSummary]:
     html = build_page(view, note.strip())
     summary = summary_of(view)
     context.store.put_bytes(keys.run_key(run_id, "report.html"), html.encode())
-    context.store.put_bytes(keys.run_key(run_id, "summary.json"), canonical_json(summary))
+    context.store.put_bytes(
+        keys.run_key(run_id, "summary.json"), canonical_json(summary)
+    )
     campaign, _, _ = run_id.rpartition("-")
     export_metrics(context, campaign, run_id, "report", lambda: run_gauges(view))
     return html, summary

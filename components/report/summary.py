@@ -12,7 +12,14 @@ from components.storage import keys
 RunSummary = dict[str, Any]
 """Flat scores first, then rounds, tasks and errors."""
 # Hosts and other details of an attempt are for people, and in its own record.
-TASK_FIELDS = {"round", "seconds", "work_seconds", "peak_memory_bytes", "costs", "receipt"}
+TASK_FIELDS = {
+    "round",
+    "seconds",
+    "work_seconds",
+    "peak_memory_bytes",
+    "costs",
+    "receipt",
+}
 """Fields of a task's attempt that the document has."""
 OUTSIDE_ROUNDS = ("prepare", "champion", "publish")
 """Steps that belong to no round, although their attempts have a round number."""
@@ -92,7 +99,10 @@ def _costs(view: RunView) -> RunSummary:
 
 def round_document(view: RunView, record: RoundRecord) -> RunSummary:
     """Return a round that is decided, with the seconds of its tasks."""
-    return {"seconds": round_seconds(view, record.round), **record.model_dump(mode="json")}
+    return {
+        "seconds": round_seconds(view, record.round),
+        **record.model_dump(mode="json"),
+    }
 
 
 def task_document(task: TaskView) -> RunSummary:

@@ -45,7 +45,9 @@ class TaskView:
         working_attempts = [
             attempt
             for attempt in self.attempts
-            if attempt.receipt and attempt.receipt == self.last.receipt and not attempt.reused
+            if attempt.receipt
+            and attempt.receipt == self.last.receipt
+            and not attempt.reused
         ]
         return working_attempts[-1] if working_attempts else self.last
 
@@ -54,7 +56,8 @@ class TaskView:
         """Attempts since the last one that left a result or an error. Each was killed; the newest
         may be under way."""
         silent = itertools.takewhile(
-            lambda attempt: not attempt.error and not attempt.receipt, reversed(self.attempts)
+            lambda attempt: not attempt.error and not attempt.receipt,
+            reversed(self.attempts),
         )
         return sum(1 for _ in silent)
 
@@ -100,7 +103,9 @@ def start_of_last(tasks: Tasks) -> tuple[int, float]:
 
 def failed_since(tasks: Tasks, start: tuple[int, float]) -> Tasks:
     """Return the tasks whose last attempt failed, from a start on (`start_of_last`)."""
-    return tuple(task for task in tasks if task.status == "failed" and task.last.order >= start)
+    return tuple(
+        task for task in tasks if task.status == "failed" and task.last.order >= start
+    )
 
 
 def first_failed_round(tasks: Tasks) -> float:
@@ -159,7 +164,11 @@ class RunView:
     def waits_for_approval(self) -> bool:
         """True if the champion may be released, and a person has not approved it yet."""
         publication = self.publication
-        return publication is not None and publication.needs_approval and self.release is None
+        return (
+            publication is not None
+            and publication.needs_approval
+            and self.release is None
+        )
 
     @property
     def failed(self) -> Tasks:

@@ -12,7 +12,9 @@ from components.measures import measure_of
 from components.report.views import RunView
 from components.runtime.receipts import read_summary
 
-_INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_INVISIBLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
 
 
 def headline(view: RunView) -> str:
@@ -49,7 +51,9 @@ def _weak_rounds(history: Sequence[RoundRecord]) -> str:
     if not weak:
         return ""
     rounds = (
-        f"rounds {', '.join(weak[:-1])} and {weak[-1]}" if len(weak) > 1 else f"round {weak[0]}"
+        f"rounds {', '.join(weak[:-1])} and {weak[-1]}"
+        if len(weak) > 1
+        else f"round {weak[0]}"
     )
     return f" In {rounds} too few samples were accepted, so no candidate was trained."
 
@@ -79,8 +83,14 @@ def _on_test(view: RunView) -> str:
 
 def _headline_without_rounds(view: RunView) -> str:
     if view.failed:
-        return f"The run failed in {view.failed[-1].name} before any round was finished."
-    return "No round is finished yet." if view.tasks else "No task of this run has left a record."
+        return (
+            f"The run failed in {view.failed[-1].name} before any round was finished."
+        )
+    return (
+        "No round is finished yet."
+        if view.tasks
+        else "No task of this run has left a record."
+    )
 
 
 def _course(state: State, champion: ModelRecord, goal: str) -> str:
@@ -104,7 +114,11 @@ def _course(state: State, champion: ModelRecord, goal: str) -> str:
     steps = [base]
     supervised = state.history[0]
     # Base → supervised → champion: what the labelled rows gave, and what the model taught itself.
-    if supervised.round == 0 and supervised.verdict == "promoted" and state.champion_round:
+    if (
+        supervised.round == 0
+        and supervised.verdict == "promoted"
+        and state.champion_round
+    ):
         steps.append(f"{measure.text(supervised.score)} after round 0")
     course = " over ".join(steps)
     return (
@@ -132,7 +146,9 @@ def data_sentences(view: RunView) -> list[str]:
         )
     if start.smallest_gain is not None:
         points = 100 * start.smallest_gain
-        sentences.append(f"smallest gain that validation can prove: {points:.1f} points")
+        sentences.append(
+            f"smallest gain that validation can prove: {points:.1f} points"
+        )
     return sentences
 
 

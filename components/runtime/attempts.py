@@ -95,7 +95,9 @@ class Attempt(BaseModel):
     @property
     def checksum(self) -> str:
         """SHA-256 over all fields."""
-        return hashlib.sha256(self.model_dump_json(exclude=self._absent).encode()).hexdigest()
+        return hashlib.sha256(
+            self.model_dump_json(exclude=self._absent).encode()
+        ).hexdigest()
 
     @property
     def _absent(self) -> set[str]:
@@ -117,7 +119,9 @@ class Attempt(BaseModel):
         stored = _StoredAttempt.model_validate_json(data)
         attempt = Attempt.model_validate(stored.model_dump(exclude={"stored_checksum"}))
         if stored.stored_checksum not in (None, attempt.checksum):
-            raise Corrupt(f"the attempt record of {attempt.task} was changed after it was written")
+            raise Corrupt(
+                f"the attempt record of {attempt.task} was changed after it was written"
+            )
         return attempt
 
 
@@ -176,7 +180,9 @@ def next_sequence(context: Context, run_id: str) -> int:
         names = [key.rpartition("/")[2] for key in context.store.list(prefix)]
     except Transient:
         return 0
-    found = [match.group(1) for match in map(_SEQUENCE.fullmatch, names) if match is not None]
+    found = [
+        match.group(1) for match in map(_SEQUENCE.fullmatch, names) if match is not None
+    ]
     return 1 + max(map(int, found), default=0)
 
 
@@ -194,4 +200,6 @@ def _record(
     try:
         context.store.put_bytes(address, attempt.to_bytes())
     except tolerated as error:
-        context.progress.note(f"attempt record of {task.name} could not be written: {error}")
+        context.progress.note(
+            f"attempt record of {task.name} could not be written: {error}"
+        )

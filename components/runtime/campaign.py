@@ -12,7 +12,13 @@ from components.errors import Corrupt, UserError
 from components.runtime.attempts import Task
 from components.runtime.context import Context
 from components.runtime.log_lines import LogSubject
-from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary, ref_of_uri
+from components.runtime.receipts import (
+    Receipt,
+    fetch,
+    read_receipt,
+    read_summary,
+    ref_of_uri,
+)
 from components.sandbox.code_bundles import register
 
 ConfigPart = BaseModel | JsonValue
@@ -55,7 +61,9 @@ class Campaign(Frozen):
             return None
         teacher = read_summary(self.start, StartSummary).teacher
         if teacher is None:
-            raise Corrupt(f"{self.start.ref}: its recipe names a teacher, and its summary has none")
+            raise Corrupt(
+                f"{self.start.ref}: its recipe names a teacher, and its summary has none"
+            )
         return teacher.receipt
 
     def task(self, step: str, suffix: str = "") -> Task:
@@ -70,7 +78,9 @@ class Campaign(Frozen):
         """Return the parts of the recipe that a step depends on as plain JSON."""
         config: dict[str, JsonValue] = {}
         for name, part in parts.items():
-            config[name] = part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+            config[name] = (
+                part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+            )
         return config
 
 
@@ -99,7 +109,9 @@ def load_campaign(context: Context, uri: str) -> Campaign:
     receipt = read_receipt(context, ref_of_uri(context, uri))
     if receipt.step not in STATE_STEPS:
         state_steps = " or ".join(STATE_STEPS)
-        raise Corrupt(f"{uri} is a {receipt.step} receipt; a state is a receipt of {state_steps}")
+        raise Corrupt(
+            f"{uri} is a {receipt.step} receipt; a state is a receipt of {state_steps}"
+        )
     state = read_state(context, receipt)
     # What goes wrong from here on is logged as the run's.
     context.progress.know(LogSubject(run=state.run_id, round=state.next_round))

@@ -16,7 +16,10 @@ from components.storage.store import Store, open_store
 
 CGROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
 )
 """(limit, usage) of a container's memory, in cgroup version 2 and 1."""
 
@@ -59,7 +62,9 @@ class Context:
     def free_memory_bytes(self) -> int:
         """Free memory of this process's container, or else of the machine."""
         meminfo = Path("/proc/meminfo").read_text(encoding="utf-8")
-        available = next(line for line in meminfo.splitlines() if line.startswith("MemAvailable"))
+        available = next(
+            line for line in meminfo.splitlines() if line.startswith("MemAvailable")
+        )
         free = int(available.split()[1]) * 1024
         # /proc shows the node's memory in a pod too; the kernel ends a process at the pod's limit.
         for limit_file, usage_file in CGROUP_FILES:

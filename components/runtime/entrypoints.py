@@ -139,11 +139,15 @@ def read_pointer(context: Context, path: str) -> Receipt:
         ) from None
     receipt = read_receipt(context, ref_of_uri(context, uri))
     if receipt.digest != digest:
-        raise Corrupt(f"{uri}: digest is {receipt.digest}, the pointer {path} says {digest}")
+        raise Corrupt(
+            f"{uri}: digest is {receipt.digest}, the pointer {path} says {digest}"
+        )
     return receipt
 
 
-def parser(step: str, description: str | None, **required: str) -> argparse.ArgumentParser:
+def parser(
+    step: str, description: str | None, **required: str
+) -> argparse.ArgumentParser:
     """Return a parser of the step's command line.
 
     Args:

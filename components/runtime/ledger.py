@@ -50,10 +50,14 @@ def append_line(context: Context, line: Line) -> bool:
 
 def read_openings(context: Context, prompts_sha256: str) -> list[Opening]:
     """Return all openings of a set of prompts, oldest first."""
-    return _read_all(context, lambda number: keys.opening_key(prompts_sha256, number), Opening)
+    return _read_all(
+        context, lambda number: keys.opening_key(prompts_sha256, number), Opening
+    )
 
 
-def append_opening(context: Context, prompts_sha256: str, number: int, opening: Opening) -> bool:
+def append_opening(
+    context: Context, prompts_sha256: str, number: int, opening: Opening
+) -> bool:
     """Record an opening if its number is free. Return False if another one has the number."""
     return _append(context, keys.opening_key(prompts_sha256, number), opening)
 
@@ -61,7 +65,9 @@ def append_opening(context: Context, prompts_sha256: str, number: int, opening: 
 def names(context: Context) -> list[str]:
     """Return the names that have a ledger. From a listing, so for people alone."""
     prefix = keys.releases_prefix()
-    return sorted({key.removeprefix(prefix).split("/")[0] for key in context.store.list(prefix)})
+    return sorted(
+        {key.removeprefix(prefix).split("/")[0] for key in context.store.list(prefix)}
+    )
 
 
 def find_line(lines: list[Line], version: str) -> Line | None:
@@ -97,7 +103,9 @@ def withdrawn_release(lines: list[Line], weights: str) -> Line | None:
     for line in lines:
         if line.returns_to is not None:
             passed_over = lines[line.returns_to : line.number - 1]
-            withdrawn |= {one.weights: one for one in passed_over if one.action == "release"}
+            withdrawn |= {
+                one.weights: one for one in passed_over if one.action == "release"
+            }
         withdrawn.pop(line.weights, None)
     return withdrawn.get(weights)
 
@@ -140,10 +148,14 @@ def receipt_of(context: Context, line: Line) -> Receipt:
 
 def model_files(receipt: Receipt) -> list[str]:
     """Return the names of the files of a publish receipt that its folder holds."""
-    return [name for name in sorted(receipt.objects) if not name.startswith(LEDGER_FOLDER)]
+    return [
+        name for name in sorted(receipt.objects) if not name.startswith(LEDGER_FOLDER)
+    ]
 
 
-def fetch_release(context: Context, receipt: Receipt, parent: Path | None = None) -> Path:
+def fetch_release(
+    context: Context, receipt: Receipt, parent: Path | None = None
+) -> Path:
     """Return a new local folder with the verified files of a released model.
 
     The folder is the caller's to delete; its files are read-only.
@@ -210,7 +222,9 @@ def _require_last(context: Context, key_of: Callable[[int], str], number: int) -
     next_key = key_of(number + 1)
     folder, _, _ = next_key.rpartition("/")
     later = [
-        key for key in context.store.list(f"{folder}/") if _LINE.search(key) and key > next_key
+        key
+        for key in context.store.list(f"{folder}/")
+        if _LINE.search(key) and key > next_key
     ]
     # Looked for once more: it may have been written since.
     if later and context.store.size(next_key) is None:

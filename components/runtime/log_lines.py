@@ -23,7 +23,9 @@ LogFormat = Literal["text", "json"]
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 _BEGIN = '{"timestamp": '
-_LEVEL_WORDS = re.compile(r"(?:\d\d:\d\d:\d\d )?\W*(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+_LEVEL_WORDS = re.compile(
+    r"(?:\d\d:\d\d:\d\d )?\W*(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b"
+)
 _LEVEL_LETTERS = re.compile(r"\[?([IWEF])\d{4} \d\d:")
 """As torchrun and NCCL begin a line: `W1130 16:20:41`."""
 _FAILURES = ("error (", "error: ", "Traceback (most recent call last)")
@@ -53,7 +55,9 @@ class LogSubject:
     """Name in attempt records, `generate-r1-s0`."""
 
 
-def format_from(environment: Mapping[str, str], default: LogFormat = "text") -> LogFormat:
+def format_from(
+    environment: Mapping[str, str], default: LogFormat = "text"
+) -> LogFormat:
     """Return the format that RATCHET_LOG_FORMAT names. Raises UserError if it names another."""
     name = environment.get(FORMAT_VARIABLE, "").strip()
     match name:

@@ -48,7 +48,9 @@ class Progress:
         Raises UserError if RATCHET_LOG_FORMAT names no format.
         """
         path = environment.get("RATCHET_PROGRESS", "")
-        return cls(file=Path(path) if path else None, log_format=format_from(environment))
+        return cls(
+            file=Path(path) if path else None, log_format=format_from(environment)
+        )
 
     def know(self, subject: LogSubject) -> None:
         """Say what the lines before `begin` belong to, unless that is known."""

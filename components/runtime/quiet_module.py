@@ -19,13 +19,18 @@ _START = "python3 -m "
 
 def quiet(command: Sequence[str], module: str) -> list[str]:
     """Return a command in which Python runs this module before `module`, in shell text too."""
-    return [word.replace(f"{_START}{module}", f"{_START}{MODULE} {module}") for word in command]
+    return [
+        word.replace(f"{_START}{module}", f"{_START}{MODULE} {module}")
+        for word in command
+    ]
 
 
 def main() -> None:
     """Run the module that the first argument names, with the others."""
     # The executor's own basicConfig leaves a logger that has a handler as it is.
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

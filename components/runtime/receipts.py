@@ -19,7 +19,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from components.canonical import JsonObject, digest_of, sealed
 from components.contracts.summaries import Summary
-from components.errors import Collected, Corrupt, Missing, OlderReceipt, RatchetError, UserError
+from components.errors import (
+    Collected,
+    Corrupt,
+    Missing,
+    OlderReceipt,
+    RatchetError,
+    UserError,
+)
 from components.runtime.attempts import Attempt, Task, attempting
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
@@ -135,7 +142,9 @@ def commit_once(
         Exception: whatever `work` raises, after recording it as an attempt.
     """
     with attempting(context, task, step) as attempt:
-        return commit(context, attempt, step, config=config, inputs=inputs, seed=seed, work=work)
+        return commit(
+            context, attempt, step, config=config, inputs=inputs, seed=seed, work=work
+        )
 
 
 def commit(
@@ -247,7 +256,9 @@ def find_receipt(context: Context, step: str, key: str) -> Receipt | None:
             if why_collected(context.store, ref.sha256) is not None:
                 continue
         if size != ref.size:
-            damage = "is gone" if size is None else f"has {size} bytes instead of {ref.size}"
+            damage = (
+                "is gone" if size is None else f"has {size} bytes instead of {ref.size}"
+            )
             raise Corrupt(
                 f"{context.store.root}/{object_key} ({name} of {address}) {damage}; restore it, or "
                 "delete the receipt to have the step done again"
@@ -305,7 +316,9 @@ def _read_receipt_once(context: Context, ref: str) -> Receipt:
             f"{uri} was changed after it was written (its checksum does not fit); restore it, or "
             "delete it to have the step done again"
         )
-    work_key = step_key(step, receipt.code, receipt.config, receipt.inputs, receipt.seed)
+    work_key = step_key(
+        step, receipt.code, receipt.config, receipt.inputs, receipt.seed
+    )
     if work_key != key:
         raise Corrupt(f"{uri}: its contents belong to key {work_key}; it was changed")
     return receipt
@@ -338,7 +351,9 @@ def read_summary(receipt: Receipt, kind: type[S]) -> S:
     Raises Corrupt if another step wrote it, or if it has other fields.
     """
     if receipt.step not in kind.written_by:
-        raise Corrupt(f"{receipt.ref} is not a receipt of {' or '.join(kind.written_by)}")
+        raise Corrupt(
+            f"{receipt.ref} is not a receipt of {' or '.join(kind.written_by)}"
+        )
     try:
         return kind.model_validate(receipt.summary)
     except ValidationError as error:
@@ -369,9 +384,13 @@ def fetch_folder(context: Context, receipt: Receipt, folder: str) -> Path:
     prefix = f"{folder}/"
     names = [name for name in receipt.objects if name.startswith(prefix)]
     if not names:
-        raise Corrupt(f"receipt {receipt.step}/{receipt.key} lists no files below {prefix}")
+        raise Corrupt(
+            f"receipt {receipt.step}/{receipt.key} lists no files below {prefix}"
+        )
     context.scratch.mkdir(parents=True, exist_ok=True)
-    target = Path(tempfile.mkdtemp(prefix=f"{receipt.step}-{folder}-", dir=context.scratch))
+    target = Path(
+        tempfile.mkdtemp(prefix=f"{receipt.step}-{folder}-", dir=context.scratch)
+    )
     try:
         for name in names:
             path = target / name.removeprefix(prefix)
@@ -389,7 +408,9 @@ def digests_of(inputs: dict[str, Receipt]) -> dict[str, str]:
     return {name: receipt.digest for name, receipt in sorted(inputs.items())}
 
 
-def step_key(step: str, code: str, config: JsonObject, inputs: dict[str, str], seed: int) -> str:
+def step_key(
+    step: str, code: str, config: JsonObject, inputs: dict[str, str], seed: int
+) -> str:
     """Return the address of a piece of work (32 hexadecimal digits), from all it depends on.
 
     Args:
@@ -399,5 +420,11 @@ def step_key(step: str, code: str, config: JsonObject, inputs: dict[str, str], s
         inputs: name of an input → digest of its receipt.
         seed: seed that the result depends on.
     """
-    dependencies = {"step": step, "code": code, "config": config, "inputs": inputs, "seed": seed}
+    dependencies = {
+        "step": step,
+        "code": code,
+        "config": config,
+        "inputs": inputs,
+        "seed": seed,
+    }
     return digest_of(dependencies)[:32]

@@ -26,7 +26,9 @@ def add_verdicts(
         rows: Verdicts; those without one are left out.
     """
     # No more than the verdict: prompts and answers are in the store already.
-    verdicts = [{"id": row.id, "right": row.right} for row in rows if row.right is not None]
+    verdicts = [
+        {"id": row.id, "right": row.right} for row in rows if row.right is not None
+    ]
     data = b"\n".join(canonical_json(verdict) for verdict in verdicts) + b"\n"
     digest = hashlib.sha256(data).hexdigest()
     batches = read_batches(context, run_id, round_number)
@@ -85,7 +87,9 @@ def verdicts_in(context: Context, batches: Sequence[ReviewBatch]) -> dict[str, b
         key = keys.object_key(batch.sha256)
         data = context.store.get_bytes(key)
         if hashlib.sha256(data).hexdigest() != batch.sha256:
-            raise Corrupt(f"{context.store.root}/{key}: not the verdicts that were imported")
+            raise Corrupt(
+                f"{context.store.root}/{key}: not the verdicts that were imported"
+            )
         for row in _rows_of(data, f"{context.store.root}/{key}"):
             if row.right is not None:
                 verdicts[row.id] = row.right

@@ -32,7 +32,9 @@ def store_files(context: Context, folder: Path) -> dict[str, ObjectRef]:
     return refs
 
 
-def store_condemned_again(context: Context, folder: Path, refs: dict[str, ObjectRef]) -> None:
+def store_condemned_again(
+    context: Context, folder: Path, refs: dict[str, ObjectRef]
+) -> None:
     """Store those files anew whose address `gc` has condemned.
 
     Args:

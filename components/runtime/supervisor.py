@@ -73,7 +73,9 @@ def unsupervised(command: Sequence[str]) -> list[str]:
 class RetryRule:
     """Decides after each failed try whether, and after which pause, there is another one."""
 
-    def __init__(self, deadline: float, first_pause: float = FIRST_PAUSE_SECONDS) -> None:
+    def __init__(
+        self, deadline: float, first_pause: float = FIRST_PAUSE_SECONDS
+    ) -> None:
         """Begin with the first try.
 
         Args:
@@ -146,7 +148,9 @@ class Supervisor:
                 return status
             seconds = end - begin
             pause = self._rule.pause_after(status, seconds, end)
-            ending = f"try {num_tries} ended with {_described(status)} after {seconds:.0f} s"
+            ending = (
+                f"try {num_tries} ended with {_described(status)} after {seconds:.0f} s"
+            )
             if pause is None:
                 if num_tries > 1:
                     self._say(f"{ending}; there is no further one")
@@ -272,7 +276,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog=f"python3 -m {MODULE}", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("--hours", type=float, required=True, help="no try begins after them")
+    parser.add_argument(
+        "--hours", type=float, required=True, help="no try begins after them"
+    )
     parser.add_argument(
         "--first-pause",
         type=float,

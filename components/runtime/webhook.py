@@ -47,7 +47,9 @@ def notify(context: Context, recipe: Recipe | None, event: Event, text: str) -> 
         problem = _sent_in_time(url, {"text": _escaped(one_line(text, MAX_CHARACTERS))})
     if problem:
         # The variable's name, and never the URL: who knows that may write to the webhook.
-        context.progress.warn(f"the webhook of notify.url_env was not told of a {event}: {problem}")
+        context.progress.warn(
+            f"the webhook of notify.url_env was not told of a {event}: {problem}"
+        )
 
 
 def _escaped(text: str) -> str:
@@ -60,7 +62,9 @@ def _sent_in_time(url: str, document: Mapping[str, str]) -> str:
     problems: list[str] = []
     # A thread, because no timeout of a socket covers a name server that hangs, or a server that
     # sends its answer a byte at a time. A daemon: the process need not wait for it either.
-    thread = threading.Thread(target=lambda: problems.append(_send(url, document)), daemon=True)
+    thread = threading.Thread(
+        target=lambda: problems.append(_send(url, document)), daemon=True
+    )
     thread.start()
     thread.join(PATIENCE_SECONDS)
     return problems[0] if problems else _no_answer()
@@ -88,7 +92,9 @@ def _send(url: str, document: Mapping[str, str]) -> str:
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         # Not its message: some hold the URL.
-        return _no_answer() if isinstance(reason, TimeoutError) else type(reason).__name__
+        return (
+            _no_answer() if isinstance(reason, TimeoutError) else type(reason).__name__
+        )
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -104,7 +104,9 @@ class _Program:
                 reply = _raised(error)
             self._channel.send(reply)
 
-    def _reply(self, module: types.ModuleType, request: dict[str, object]) -> dict[str, object]:
+    def _reply(
+        self, module: types.ModuleType, request: dict[str, object]
+    ) -> dict[str, object]:
         if "name" in request:
             name = str(request["name"])
             if name not in module.__dict__:
@@ -122,7 +124,9 @@ class _Program:
         ]
         return {"value": self._encoded(result), "arguments": changed}
 
-    def _arguments(self, request: dict[str, object]) -> tuple[list[object], dict[str, object]]:
+    def _arguments(
+        self, request: dict[str, object]
+    ) -> tuple[list[object], dict[str, object]]:
         arguments = decode(request["arguments"], self._objects.__getitem__)
         options = decode(request["options"], self._objects.__getitem__)
         assert isinstance(arguments, list)

@@ -64,7 +64,9 @@ def main() -> None:
         signal.alarm(int(seconds))
         request = json.loads(line)
         reply = (
-            _made(make, request, folder) if "seed" in request else _checked(check, request, folder)
+            _made(make, request, folder)
+            if "seed" in request
+            else _checked(check, request, folder)
         )
         # A checker that finds the channel and writes to it cannot shift later replies.
         _reply(channel, {**reply, "number": request["number"]})
@@ -105,7 +107,11 @@ def _made(make: Function, request: dict[str, int], folder: str) -> Reply:
         reference = json.loads(json.dumps(reference, allow_nan=False))
     except BaseException as error:  # noqa: BLE001
         return {"error": problem_of(error, folder)}
-    if not isinstance(text, str) or not isinstance(answer, str) or not isinstance(reference, dict):
+    if (
+        not isinstance(text, str)
+        or not isinstance(answer, str)
+        or not isinstance(reference, dict)
+    ):
         return {
             "error": "make returns (text, answer), or an object with `text` and `answer`: texts"
         }
@@ -131,7 +137,9 @@ def _verdict(result: object) -> Reply:
     reason = _readable(str(getattr(result, "reason", "") or ""))
     if not isinstance(score, numbers.Real):
         kind = type(result).__name__
-        return {"error": f"it returned {kind}, not a bool, a number from 0 to 1 or a Verdict"}
+        return {
+            "error": f"it returned {kind}, not a bool, a number from 0 to 1 or a Verdict"
+        }
     share = float(score)
     if not 0 <= share <= 1:
         return {"error": f"it returned the score {share}; scores are from 0 to 1"}
@@ -140,7 +148,11 @@ def _verdict(result: object) -> Reply:
 
 def _plain_number(value: Any) -> Any:
     """Return a number of NumPy or torch, or an array of one, as Python's; else the value."""
-    return value.item() if hasattr(value, "item") and not hasattr(value, "score") else value
+    return (
+        value.item()
+        if hasattr(value, "item") and not hasattr(value, "score")
+        else value
+    )
 
 
 def _readable(text: str) -> str:
@@ -154,7 +166,9 @@ def problem_of(error: BaseException, folder: str) -> str:
     location = ""
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename.startswith(folder):
-            location = f"{os.path.relpath(frame.filename, folder)} line {frame.lineno}: "
+            location = (
+                f"{os.path.relpath(frame.filename, folder)} line {frame.lineno}: "
+            )
     if isinstance(error, SyntaxError) and not location:
         location = f"{os.path.basename(error.filename or '')} line {error.lineno}: "
     try:

@@ -24,7 +24,10 @@ def limit(*, cpu_seconds: int | None, memory_bytes: int) -> None:
         memory_bytes: Address space.
     """
     for kind, value in (
-        (resource.RLIMIT_CPU, resource.RLIM_INFINITY if cpu_seconds is None else cpu_seconds),
+        (
+            resource.RLIMIT_CPU,
+            resource.RLIM_INFINITY if cpu_seconds is None else cpu_seconds,
+        ),
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
         (resource.RLIMIT_FSIZE, 0),

@@ -9,11 +9,26 @@ import sys
 
 # Loaded by functions of the standard library at their first call.
 _LAZY = (
-    *("_strptime", "bisect", "encodings.ascii", "encodings.idna", "encodings.utf_16", "heapq"),
+    *(
+        "_strptime",
+        "bisect",
+        "encodings.ascii",
+        "encodings.idna",
+        "encodings.utf_16",
+        "heapq",
+    ),
     *("encodings.latin_1", "difflib", "pprint", "traceback"),
 )
 # They open a browser or a window, or run the tests of Python.
-_NOT_LOADED = {"antigravity", "this", "idlelib", "tkinter", "turtle", "turtledemo", "test"}
+_NOT_LOADED = {
+    "antigravity",
+    "this",
+    "idlelib",
+    "tkinter",
+    "turtle",
+    "turtledemo",
+    "test",
+}
 
 
 def load_imports(code: str) -> None:

@@ -57,10 +57,14 @@ def isolate() -> None:
         os.close(ruleset)
 
 
-def _call(function: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
+def _call(
+    function: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None
+) -> int:
     """Return the result of a function of the C library. Raise OSError if it fails."""
     library = ctypes.CDLL(None, use_errno=True)
-    values = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
+    values = [
+        ctypes.c_long(each) if isinstance(each, int) else each for each in arguments
+    ]
     result: int = getattr(library, function)(*values)
     if result < 0:
         code = ctypes.get_errno()

@@ -42,10 +42,15 @@ def encode(value: object, number_of: Callable[[object], int]) -> Json:
     if isinstance(value, range):
         return {"range": [value.start, value.stop, value.step]}
     if isinstance(value, dict):
-        pairs = [[encode(key, number_of), encode(item, number_of)] for key, item in value.items()]
+        pairs = [
+            [encode(key, number_of), encode(item, number_of)]
+            for key, item in value.items()
+        ]
         return {"dict": pairs}
     if isinstance(value, list | tuple | set | frozenset):
-        kind = next(name for name, type_ in _SEQUENCES.items() if isinstance(value, type_))
+        kind = next(
+            name for name, type_ in _SEQUENCES.items() if isinstance(value, type_)
+        )
         return {kind: [encode(item, number_of) for item in value]}
     if isinstance(value, Iterator):
         items = list(islice(value, MAX_ITEMS + 1))
@@ -84,7 +89,9 @@ def decode(document: Json, object_of: Callable[[int], object]) -> object:
             start, stop, step = content
             return range(int(start), int(stop), int(step))
         case "dict":
-            return {decode(key, object_of): decode(item, object_of) for key, item in content}
+            return {
+                decode(key, object_of): decode(item, object_of) for key, item in content
+            }
         case "iterator":
             return iter([decode(item, object_of) for item in content])
     return _SEQUENCES[kind](decode(item, object_of) for item in content)

@@ -28,7 +28,9 @@ class LineProcess:
     Its standard input and output are the channel. Use it as a context manager, or call `end`.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], *, packages: bool) -> None:
+    def __init__(
+        self, module: str, arguments: Sequence[str], *, packages: bool
+    ) -> None:
         """Start it.
 
         Args:

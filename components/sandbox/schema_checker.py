@@ -24,7 +24,9 @@ def check(prompt: str, answer: str, reference: dict[str, object]) -> Verdict:
         validator = _validator(json.dumps(reference.get("schema")))
         error = None
         if answer:
-            error = jsonschema.exceptions.best_match(validator.iter_errors(json.loads(answer)))
+            error = jsonschema.exceptions.best_match(
+                validator.iter_errors(json.loads(answer))
+            )
     except (jsonschema.exceptions.SchemaError, Unresolvable, ValueError) as problem:
         words = getattr(problem, "message", "") or str(problem)
         return Verdict(0.0, f"the schema: {words[:MAX_REASON_CHARACTERS]}")
@@ -42,7 +44,9 @@ def _validator(text: str) -> Validator:
         schema = json.loads(schema)
     if not isinstance(schema, dict):
         raise ValueError("a schema is a JSON object")
-    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    kind = jsonschema.validators.validator_for(
+        schema, default=jsonschema.Draft202012Validator
+    )
     kind.check_schema(schema)
     # Without a way to fetch what `$ref` names.
     validator: Validator = kind(schema, registry=Registry())

@@ -103,7 +103,9 @@ _NOT_STRICT = _words(
     "getdents getdents64 getcwd pread64 fadvise64 statfs fstatfs"
 )
 """Calls that read files by name, and the one that installs filters: not in the strict filter."""
-_CONDITIONAL = _words("open openat clone clone3 socketpair sendto prlimit64 prctl ioctl fcntl")
+_CONDITIONAL = _words(
+    "open openat clone clone3 socketpair sendto prlimit64 prctl ioctl fcntl"
+)
 """Calls that are allowed with some arguments alone."""
 
 Instruction = tuple[int, int, int, int]

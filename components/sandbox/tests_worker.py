@@ -32,7 +32,14 @@ _PROGRAM_MODULES = ("solution", "answer", "main", "your_module", "submission")
 # Exceptions that keep their type, so that tests can expect them. Not StopIteration: inside `all(map(…))`
 # it would end the loop early, and nothing would have been tested.
 _KEPT_EXCEPTIONS = (
-    *("ArithmeticError", "AssertionError", "AttributeError", "Exception", "IndexError", "KeyError"),
+    *(
+        "ArithmeticError",
+        "AssertionError",
+        "AttributeError",
+        "Exception",
+        "IndexError",
+        "KeyError",
+    ),
     *("LookupError", "NameError", "NotImplementedError", "OSError", "OverflowError"),
     *("RecursionError", "RuntimeError", "TypeError", "UnicodeError", "ValueError"),
     "ZeroDivisionError",
@@ -103,7 +110,10 @@ def _take_program_imports(tree: ast.Module) -> set[str]:
     """Remove `from solution import …` from the tests, and return the names."""
     names: set[str] = set()
     for statement in list(tree.body):
-        if isinstance(statement, ast.ImportFrom) and statement.module in _PROGRAM_MODULES:
+        if (
+            isinstance(statement, ast.ImportFrom)
+            and statement.module in _PROGRAM_MODULES
+        ):
             names.update(alias.asname or alias.name for alias in statement.names)
             tree.body.remove(statement)
     return names - {"*"}
@@ -128,7 +138,11 @@ def _free_names(tree: ast.Module) -> set[str]:
 
 
 def _define(
-    namespace: types.ModuleType, program: _Program, name: str, *, is_program: bool = False
+    namespace: types.ModuleType,
+    program: _Program,
+    name: str,
+    *,
+    is_program: bool = False,
 ) -> None:
     # Tests often take for granted what the program imports.
     if name in sys.stdlib_module_names and not is_program:
@@ -159,7 +173,9 @@ class _Program:
         """Return the value of a reply, of Python's own types or a stand-in."""
         return self._decoded(reply["value"])
 
-    def call(self, number: int, arguments: list[object], options: dict[str, object]) -> object:
+    def call(
+        self, number: int, arguments: list[object], options: dict[str, object]
+    ) -> object:
         """Call an object of the program, and let its changes of arguments be seen."""
         self.num_calls += 1
         request = {

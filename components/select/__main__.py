@@ -7,17 +7,24 @@ from components.select.step import SelectInputs, run
 def main() -> None:
     """Run the step from a container, a job or a laptop."""
     options = parser(
-        "select", __doc__, state="receipt of prepare or decide that the round begins from"
+        "select",
+        __doc__,
+        state="receipt of prepare or decide that the round begins from",
     )
     options.add_argument(
-        "--samples", nargs="+", required=True, metavar="URI", help="receipts of all its shards"
+        "--samples",
+        nargs="+",
+        required=True,
+        metavar="URI",
+        help="receipts of all its shards",
     )
     arguments = options.parse_args()
     carry_out(
         arguments.state,
         lambda context: run(
             SelectInputs(
-                arguments.state, tuple(receipt_at(context, uri) for uri in arguments.samples)
+                arguments.state,
+                tuple(receipt_at(context, uri) for uri in arguments.samples),
             ),
             context,
         ),

@@ -61,7 +61,9 @@ def write_accepted(
                 for number, scored in enumerate(group):
                     answer = worse_answer(worse or {}, scored.prompt.id, number)
                     prompts.pairs += answer is not None
-                    row = _training_row(campaign, scored, scored.weight / mean_weight, answer)
+                    row = _training_row(
+                        campaign, scored, scored.weight / mean_weight, answer
+                    )
                     write_line(file, row)
     samples.remove()
     return prompts
@@ -77,7 +79,9 @@ def _training_row(
         "index": scored.sample.index,
         "seed": scored.sample.seed,
         "vote_share": scored.vote_share,
-        "verdict": scored.prompt.verifier if campaign.recipe.select.verifier else "unverified",
+        "verdict": scored.prompt.verifier
+        if campaign.recipe.select.verifier
+        else "unverified",
     }
     # Absent where they say nothing, so that rows of plain rounds stay short.
     if campaign.teacher_ref is not None:

@@ -37,7 +37,9 @@ def attributes(rows: Iterable[TrainingRow]) -> AttributeWeights:
     The attributes are length (number of bits of the length in characters), answer (the text itself
     if it is as short as a class name, else LONG) and slice (tags `task` and `length`).
     """
-    weights: dict[str, dict[str, float]] = {name: defaultdict(float) for name in ATTRIBUTES}
+    weights: dict[str, dict[str, float]] = {
+        name: defaultdict(float) for name in ATTRIBUTES
+    }
     for row in rows:
         # Lengths by powers of two: single lengths would be too rare to be compared.
         length = str(len(row.completion).bit_length())
@@ -53,7 +55,9 @@ def attributes(rows: Iterable[TrainingRow]) -> AttributeWeights:
     return weights
 
 
-def distances(accepted: AttributeWeights, labelled: AttributeWeights) -> dict[str, float]:
+def distances(
+    accepted: AttributeWeights, labelled: AttributeWeights
+) -> dict[str, float]:
     """Return attribute → Jensen–Shannon distance of accepted and labelled rows.
 
     0 means alike, 1 nothing in common. Empty if either side has no rows.
@@ -94,7 +98,9 @@ class Balanced(Iterable[TrainingRow]):
         wanted = _shares(labelled["answer"])
         present = _shares(attributes(rows)["answer"])
         self._factors = {
-            answer: min(MAX_FACTOR, max(1 / MAX_FACTOR, wanted.get(answer, 0.0) / share))
+            answer: min(
+                MAX_FACTOR, max(1 / MAX_FACTOR, wanted.get(answer, 0.0) / share)
+            )
             for answer, share in present.items()
         }
 

@@ -14,7 +14,8 @@ def select(state: str, samples: Input[list[Dataset]], mix: Output[Dataset]):
     run_step(
         state,
         lambda context: run(
-            SelectInputs(state, tuple(read_pointer(context, path) for path in paths)), context
+            SelectInputs(state, tuple(read_pointer(context, path) for path in paths)),
+            context,
         ),
         mix,
     )
@@ -28,6 +29,8 @@ def select_unsharded(state: str, samples: Input[Dataset], mix: Output[Dataset]):
 
     run_step(
         state,
-        lambda context: run(SelectInputs(state, (read_pointer(context, samples.path),)), context),
+        lambda context: run(
+            SelectInputs(state, (read_pointer(context, samples.path),)), context
+        ),
         mix,
     )

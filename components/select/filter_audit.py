@@ -29,11 +29,15 @@ filters remove nothing at all could never be shown, with whatever number of prom
 class Audit:
     """The account of the audit samples, filter by filter."""
 
-    def __init__(self, samples: Sequence[ScoredSample], room: Room = ONE_BY_ONE) -> None:
+    def __init__(
+        self, samples: Sequence[ScoredSample], room: Room = ONE_BY_ONE
+    ) -> None:
         self._samples = list(samples)
         self._remaining: list[ScoredSample] = list(samples)
         # Verified once: all filters are measured against the same verdicts.
-        is_right = verify_all([(scored.prompt, scored.text) for scored in samples], room)
+        is_right = verify_all(
+            [(scored.prompt, scored.text) for scored in samples], room
+        )
         keys = [scored.key for scored in samples]
         self._is_right = dict(zip(keys, is_right, strict=True))
         self._filters: dict[str, FilterQuality] = {}
@@ -77,7 +81,10 @@ class Audit:
         if not self._remaining:
             return False
         all_wrong, accepted_wrong = self._wrong_shares()
-        gains = [before - after for before, after in zip(all_wrong, accepted_wrong, strict=True)]
+        gains = [
+            before - after
+            for before, after in zip(all_wrong, accepted_wrong, strict=True)
+        ]
         # A prompt loses most if its only accepted sample is its only wrong one.
         most_samples = max(len(group) for group in by_prompt(self._samples))
         largest_loss = self._prompts_per_accepted() - 1 / most_samples
@@ -90,7 +97,8 @@ class Audit:
             return False
         most_wrong = 1 - USEFUL
         excess = [
-            after - most_wrong * before for before, after in zip(*self._wrong_shares(), strict=True)
+            after - most_wrong * before
+            for before, after in zip(*self._wrong_shares(), strict=True)
         ]
         return _is_above_zero(excess, most_wrong)
 
@@ -122,7 +130,9 @@ class Audit:
     def _filters_that_chose(self) -> tuple[str, ...]:
         """Return the names of filters that dropped something; all names, if none did."""
         choosers = [
-            name for name, counts in self._filters.items() if counts.accepted < counts.given
+            name
+            for name, counts in self._filters.items()
+            if counts.accepted < counts.given
         ]
         return tuple(choosers or self._filters)
 
@@ -143,7 +153,9 @@ class Audit:
             prompts_accepted=num_prompts,
             precision=_mean(shares) if shares else None,
             precision_low=1.0 - upper_error,
-            recall=self._num_right(passed) / num_right_given if num_right_given else None,
+            recall=self._num_right(passed) / num_right_given
+            if num_right_given
+            else None,
             accepted_share=len(passed) / max(1, len(given)),
         )
 

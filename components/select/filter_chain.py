@@ -41,7 +41,9 @@ class Account:
     hinted: Account | None = None
     """The same for samples with a hint, which are counted nowhere else; None without hints."""
 
-    def note(self, name: str, given: int, accepted: int, dropped: Iterable[Dropped]) -> None:
+    def note(
+        self, name: str, given: int, accepted: int, dropped: Iterable[Dropped]
+    ) -> None:
         """Add the outcome of a filter on a block; assert that no sample was lost.
 
         Args:
@@ -68,7 +70,9 @@ class Account:
     def check(self) -> None:
         """Assert that no sample was lost between filters."""
         num_dropped = self.reasons.total()
-        assert self.accepted + num_dropped == self.given, "samples were lost between filters"
+        assert self.accepted + num_dropped == self.given, (
+            "samples were lost between filters"
+        )
         if self.hinted is not None:
             self.hinted.check()
 
@@ -157,7 +161,10 @@ def _filters_of_pass(
 
 
 def _outcomes(
-    block: Block, filters: list[tuple[Entry, Filter]], account: Account, rejected: BinaryIO
+    block: Block,
+    filters: list[tuple[Entry, Filter]],
+    account: Account,
+    rejected: BinaryIO,
 ) -> Iterator[tuple[Entry, Block]]:
     """Yield each filter of a pass with the samples of the block that it lets through."""
     for entry, apply in filters:
@@ -170,10 +177,14 @@ def _outcomes(
         block = passed
 
 
-def _count_votes(votes: VoteTally, block: Block, outcomes: list[tuple[Entry, Block]]) -> None:
+def _count_votes(
+    votes: VoteTally, block: Block, outcomes: list[tuple[Entry, Block]]
+) -> None:
     """Count the votes of a block that went through the first pass."""
     checked = block
-    accepted = block  # Without a verifier in the recipe every sample counts as accepted.
+    accepted = (
+        block  # Without a verifier in the recipe every sample counts as accepted.
+    )
     for entry, passed in outcomes:
         if entry.name in BEFORE_VERIFIER:
             checked = passed
@@ -183,7 +194,9 @@ def _count_votes(votes: VoteTally, block: Block, outcomes: list[tuple[Entry, Blo
     votes.add(checked, accepted)
 
 
-def _withdraw_votes(votes: VoteTally, block: Block, outcomes: list[tuple[Entry, Block]]) -> None:
+def _withdraw_votes(
+    votes: VoteTally, block: Block, outcomes: list[tuple[Entry, Block]]
+) -> None:
     """Take back the votes of samples that a later quality filter than the verifier drops."""
     for entry, passed in outcomes:
         if entry.checks_quality and entry.name not in (*BEFORE_VERIFIER, VERIFIER):
@@ -191,7 +204,9 @@ def _withdraw_votes(votes: VoteTally, block: Block, outcomes: list[tuple[Entry, 
         block = passed
 
 
-def _note(account: Account, name: str, block: Block, passed: Block, dropped: list[Dropped]) -> None:
+def _note(
+    account: Account, name: str, block: Block, passed: Block, dropped: list[Dropped]
+) -> None:
     """Count the outcome of a filter, samples with a hint in the account of their own."""
     if account.hinted is None:
         account.note(name, len(block), len(passed), dropped)

@@ -42,7 +42,9 @@ def with_hinted(
         for group in _groups(gather(context, shards, folder, prefix=HINTED_PREFIX))
     )
     # heapq.merge is stable: of equal prompt ids the group of the first argument comes first.
-    yield from heapq.merge(_groups(blocks), hinted_groups, key=lambda group: group[0].prompt.id)
+    yield from heapq.merge(
+        _groups(blocks), hinted_groups, key=lambda group: group[0].prompt.id
+    )
 
 
 def _groups(blocks: Iterator[Block]) -> Iterator[list[ScoredSample]]:
@@ -111,14 +113,18 @@ class Pool:
             waiting.append(
                 HardPrompt(
                     prompt_id=identity,
-                    round=round_number if identity in too_hard else earlier[identity].round,
+                    round=round_number
+                    if identity in too_hard
+                    else earlier[identity].round,
                     hints=num_hints + (identity in self.tried),
                 )
             )
         waiting.sort(key=lambda row: (row.hints, -row.round, row.prompt_id))
         write_rows(folder / TOO_HARD, waiting)
         return HintPool(
-            found=len(too_hard), answered=len(earlier.keys() & answered), waiting=len(waiting)
+            found=len(too_hard),
+            answered=len(earlier.keys() & answered),
+            waiting=len(waiting),
         )
 
 

@@ -92,7 +92,9 @@ def weigh(
             yield row.model_copy(update={"weight": weight})
 
 
-def _shares(counts: Sequence[int], labelled_share: float, newest_share: float) -> list[float]:
+def _shares(
+    counts: Sequence[int], labelled_share: float, newest_share: float
+) -> list[float]:
     """Return the shares of labelled, older and newest rows, of which there are so many."""
     num_labelled, num_older, num_newest = counts
     generated_share = 1 - labelled_share if num_labelled else 1.0
@@ -101,7 +103,11 @@ def _shares(counts: Sequence[int], labelled_share: float, newest_share: float) -
         return [labelled_share, 0.0, generated_share]
     if not num_newest:
         return [labelled_share, generated_share, 0.0]
-    return [labelled_share, generated_share * (1 - newest_share), generated_share * newest_share]
+    return [
+        labelled_share,
+        generated_share * (1 - newest_share),
+        generated_share * newest_share,
+    ]
 
 
 def _counted(rows: Iterable[TrainingRow]) -> tuple[int, float]:

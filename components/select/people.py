@@ -57,7 +57,8 @@ def automatic_verdicts(
     if section.verifier:
         return verify_all([(scored.prompt, scored.text) for scored in samples], room)
     return [
-        scored.is_majority and scored.vote_share >= section.min_vote_share for scored in samples
+        scored.is_majority and scored.vote_share >= section.min_vote_share
+        for scored in samples
     ]
 
 
@@ -93,7 +94,9 @@ def agreement_of(people: Sequence[bool], automatic: Sequence[bool]) -> Agreement
     observed = num_same / num
     share_people = sum(people) / num
     share_automatic = sum(automatic) / num
-    by_chance = share_people * share_automatic + (1 - share_people) * (1 - share_automatic)
+    by_chance = share_people * share_automatic + (1 - share_people) * (
+        1 - share_automatic
+    )
     # Where both say the same of every answer, chance alone would agree as well (Cohen 1960).
     kappa = None if by_chance == 1.0 else (observed - by_chance) / (1 - by_chance)
     return Agreement(

@@ -76,5 +76,7 @@ def remedy_for(dropped: Mapping[str, int]) -> str:
     if not dropped:
         return "give more prompts, or lower select.min_accepted"
     reason = max(dropped, key=lambda name: dropped[name])
-    remedy = REMEDIES.get(reason, f"look at `ratchet samples --dropped --reason {reason}`")
+    remedy = REMEDIES.get(
+        reason, f"look at `ratchet samples --dropped --reason {reason}`"
+    )
     return f"most were dropped as `{reason}`: {remedy}"

@@ -36,7 +36,8 @@ class DrawnCounts:
             if summary.hinted is not None:
                 tokens += summary.hinted.tokens
         return cls(
-            tokens=tokens, finished_share=num_finished / num_answers if num_answers else None
+            tokens=tokens,
+            finished_share=num_finished / num_answers if num_answers else None,
         )
 
 

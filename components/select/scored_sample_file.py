@@ -10,7 +10,12 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel
 
 from components.contracts.rows import Prompt, Sample
-from components.select.scored_samples import BLOCK_SAMPLES, Block, ScoredSample, by_prompt
+from components.select.scored_samples import (
+    BLOCK_SAMPLES,
+    Block,
+    ScoredSample,
+    by_prompt,
+)
 
 
 class ScoredSampleFile:

@@ -108,7 +108,9 @@ def make_scored_samples(
                 "which is not in prompts.jsonl"
             )
         if sample.index in groups[sample.prompt_id]:
-            raise Corrupt(f"sample {sample.index} of prompt {sample.prompt_id} comes twice")
+            raise Corrupt(
+                f"sample {sample.index} of prompt {sample.prompt_id} comes twice"
+            )
         groups[sample.prompt_id][sample.index] = sample
     scored_samples = []
     # Sorted: what follows depends neither on the number of shards nor on their order.

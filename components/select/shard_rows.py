@@ -28,7 +28,11 @@ def rows_of(path: Path, kind: type[R]) -> Iterator[R]:
 
 def _rows_of_parquet(path: Path, kind: type[R]) -> Iterator[R]:
     # `modeling` is for packages that not every image has: nothing of it is loaded with a step.
-    from components.modeling.parquet import UnreadableParquet, UnreadableRow, parquet_rows
+    from components.modeling.parquet import (
+        UnreadableParquet,
+        UnreadableRow,
+        parquet_rows,
+    )
 
     number = 0
     try:

@@ -81,10 +81,14 @@ _KINDS: tuple[tuple[str, Kind], ...] = (
 
 def _shard_file(context: Context, shard: Receipt, name: str) -> Path:
     parquet = f"{name}.parquet"
-    return fetch(context, shard, parquet if parquet in shard.objects else f"{name}.jsonl")
+    return fetch(
+        context, shard, parquet if parquet in shard.objects else f"{name}.jsonl"
+    )
 
 
-def _joined(files: Iterable[tuple[Kind, Path]]) -> tuple[dict[str, Prompt], list[Sample]]:
+def _joined(
+    files: Iterable[tuple[Kind, Path]],
+) -> tuple[dict[str, Prompt], list[Sample]]:
     """Return (prompt id → prompt, samples) of (row model, file) pairs."""
     prompts: dict[str, Prompt] = {}
     samples: list[Sample] = []

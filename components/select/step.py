@@ -17,8 +17,18 @@ from components.contracts.summaries.select import HintedCounts, HintPool
 from components.errors import Corrupt
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
-from components.runtime.reserved_prompts import audit_ids, evaluation_items, validation_prompts
+from components.runtime.receipts import (
+    Receipt,
+    commit_once,
+    fetch,
+    read_receipt,
+    read_summary,
+)
+from components.runtime.reserved_prompts import (
+    audit_ids,
+    evaluation_items,
+    validation_prompts,
+)
 from components.runtime.reviews import verdicts_in
 from components.select import attribute_shift
 from components.select.accepted_rows import write_accepted
@@ -76,7 +86,9 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
         start_seconds = context.clock()
         # A folder of its own: a try that fails leaves no files behind for the next one.
         context.scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="select-", dir=context.scratch) as scratch:
+        with tempfile.TemporaryDirectory(
+            prefix="select-", dir=context.scratch
+        ) as scratch:
             verdicts = verdicts_in(context, batches)
             selection = _Selection(context, campaign, folder, Path(scratch), verdicts)
             summary = selection.run(shards, earlier)
@@ -119,8 +131,14 @@ def _config(context: Context, campaign: Campaign) -> dict[str, JsonValue]:
         exclude["judge"] = {"concurrency"}
     if section.reward is not None:
         exclude["reward"] = {"batch_size"}
-    config: dict[str, JsonValue] = {"section": section.model_dump(mode="json", exclude=exclude)}
-    if section.likelihood is not None or section.influence is not None or section.ranked_by:
+    config: dict[str, JsonValue] = {
+        "section": section.model_dump(mode="json", exclude=exclude)
+    }
+    if (
+        section.likelihood is not None
+        or section.influence is not None
+        or section.ranked_by
+    ):
         config["max_length"] = campaign.recipe.train.max_length
     if campaign.recipe.generate.hints is not None:
         config["hint"] = campaign.recipe.generate.hints.template
@@ -220,7 +238,9 @@ class _Selection:
         samples, audit = collect(blocks, self._audit_ids, self._scratch / "pass-0")
         passed, account = self._filter(samples, audit)
         method = self._campaign.recipe.train.method
-        worse = worse_answers(self._folder / DROPPED) if method in ("dpo", "rpo") else None
+        worse = (
+            worse_answers(self._folder / DROPPED) if method in ("dpo", "rpo") else None
+        )
         prompts = write_accepted(self._campaign, passed, self._folder / ACCEPTED, worse)
         beside = self._beside_own_answers(worse)
         labelled_pairs = None if beside is None else beside.count_pairs()
@@ -267,7 +287,9 @@ class _Selection:
             votes=account.votes,
             audit=account.audit,
             people=self._marked.agreement(self._section, self._room),
-            teaches_errors=account.audit.teaches_errors if account.audit is not None else (),
+            teaches_errors=account.audit.teaches_errors
+            if account.audit is not None
+            else (),
             why_blocked=self._noted(reason_blocked(account.audit)),
             why_unproved=self._noted(reason_unproved(account.audit)),
             hinted=self._hinted_counts(account, prompts.with_hint),
@@ -317,7 +339,9 @@ class _Selection:
             RowFile(self._folder / ACCEPTED),
         )
 
-    def _hinted_counts(self, account: Account, prompts_accepted: int) -> HintedCounts | None:
+    def _hinted_counts(
+        self, account: Account, prompts_accepted: int
+    ) -> HintedCounts | None:
         hinted = account.hinted
         if hinted is None:
             return None
@@ -330,7 +354,9 @@ class _Selection:
             prompts_accepted=prompts_accepted,
         )
 
-    def _beside_own_answers(self, worse: Mapping[str, list[str]] | None) -> BesideOwnAnswers | None:
+    def _beside_own_answers(
+        self, worse: Mapping[str, list[str]] | None
+    ) -> BesideOwnAnswers | None:
         """Return the labelled rows with the model's own answers, if the recipe asks for them.
 
         Args:
@@ -344,11 +370,15 @@ class _Selection:
             own = own_answers(RowFile(self._folder / ACCEPTED))
         return BesideOwnAnswers(self._labelled, own, self._labelled_keys)
 
-    def _write_mix(self, labelled: Iterable[TrainingRow], earlier: list[Receipt]) -> _MixCounts:
+    def _write_mix(
+        self, labelled: Iterable[TrainingRow], earlier: list[Receipt]
+    ) -> _MixCounts:
         """Write `mix.jsonl` from labelled rows, earlier rounds and this one."""
         accepted = RowFile(self._folder / ACCEPTED)
         # The newest first: of rows that repeat each other, the newest stays.
-        files = [fetch(self._context, receipt, ACCEPTED) for receipt in reversed(earlier)]
+        files = [
+            fetch(self._context, receipt, ACCEPTED) for receipt in reversed(earlier)
+        ]
         left_out = Counter[str]()
         older_rows = accumulate(
             RowFile(*files),
@@ -383,12 +413,16 @@ class _Selection:
         num_self = num_older + sum(1 for _ in accepted)
         num_labelled = num_rows - num_self
         by_number = self._section.union or not num_labelled
-        self._warn_of_few_labelled(num_labelled / num_rows if by_number else planned_share)
+        self._warn_of_few_labelled(
+            num_labelled / num_rows if by_number else planned_share
+        )
         return _MixCounts(
             labelled_rows=num_labelled,
             self_rows=num_self,
             older_left_out=dict(sorted(left_out.items())),
-            bias=attribute_shift.distances(attribute_shift.attributes(newest), labelled_weights),
+            bias=attribute_shift.distances(
+                attribute_shift.attributes(newest), labelled_weights
+            ),
         )
 
     def _noted(self, reason: str | None) -> str | None:

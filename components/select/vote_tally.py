@@ -30,7 +30,9 @@ class VoteTally:
         self._min_length = min(lengths, default=0)
         self._max_length = max(lengths, default=0)
         # Kinds that validation has not are never asked for; there may be as many as prompts.
-        self._prompts_by_kind: dict[Kind, int] = {_kind(prompt): 0 for prompt in prompts}
+        self._prompts_by_kind: dict[Kind, int] = {
+            _kind(prompt): 0 for prompt in prompts
+        }
         self._passed_shares = _Mean()
         self._refused_shares = _Mean()
         self._minority = 0
@@ -50,7 +52,9 @@ class VoteTally:
             if self._counts(group[0]):
                 self._add_prompt(group, accepted_keys)
 
-    def _add_prompt(self, group: list[ScoredSample], accepted_keys: set[SampleKey]) -> None:
+    def _add_prompt(
+        self, group: list[ScoredSample], accepted_keys: set[SampleKey]
+    ) -> None:
         # Counted here, where samples that repeat each other are still all there.
         accepted = [scored for scored in group if scored.key in accepted_keys]
         is_majority_accepted = any(scored.is_majority for scored in accepted)

@@ -25,7 +25,9 @@ def worse_answers(dropped: Path) -> dict[str, list[str]]:
     for row in read_rows(dropped, Dropped):
         if row.reason not in WRONG or "hinted" in row.row:
             continue
-        fields = {name: row.row[name] for name in Sample.model_fields if name in row.row}
+        fields = {
+            name: row.row[name] for name in Sample.model_fields if name in row.row
+        }
         sample = Sample.model_validate(fields)
         if sample.finished:
             samples.setdefault(sample.prompt_id, {})[sample.index] = sample.text
@@ -37,7 +39,9 @@ def worse_answers(dropped: Path) -> dict[str, list[str]]:
     return answers
 
 
-def worse_answer(answers: Mapping[str, list[str]], identity: str, number: int) -> str | None:
+def worse_answer(
+    answers: Mapping[str, list[str]], identity: str, number: int
+) -> str | None:
     """Return the wrong answer for the accepted sample of this number; None without any.
 
     Accepted samples of one prompt take turns, so that each wrong answer is used.

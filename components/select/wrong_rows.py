@@ -8,7 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from components.contracts.artifacts import ACCEPTED, DROPPED, PROMPTS, WRONG
-from components.contracts.rows import Prompt, TrainingRow, answered, read_rows, write_rows
+from components.contracts.rows import (
+    Prompt,
+    TrainingRow,
+    answered,
+    read_rows,
+    write_rows,
+)
 from components.runtime.campaign import Campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
@@ -42,7 +48,9 @@ def write_wrong(
     section = campaign.recipe.select
     accepted = RowFile(folder / ACCEPTED)
     # A verifier or a vote may be wrong about an answer that a labelled row gives.
-    right_keys = labelled_keys | {row_key(row.prompt, row.completion) for row in accepted}
+    right_keys = labelled_keys | {
+        row_key(row.prompt, row.completion) for row in accepted
+    }
     newest = list(
         wrong_rows(
             worse_answers(folder / DROPPED),

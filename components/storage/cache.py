@@ -80,7 +80,9 @@ class Cache:
             link_or_copy(path, temporary)
             # A link is the file that was hashed above; a copy was read a second time.
             if not temporary.samefile(path) and _seal(temporary) != sha256:
-                raise Corrupt(f"{path} was changed while it was copied; do the step again")
+                raise Corrupt(
+                    f"{path} was changed while it was copied; do the step again"
+                )
             self._name(temporary, cached)
         return sha256
 
@@ -174,7 +176,9 @@ def download(store: Store, key: str, sha256: str, size: int, path: Path) -> None
         try:
             _download_once(store, key, sha256, size, path)
         except Corrupt as error:
-            raise type(error)(f"{error} [download: 2 attempts in {watch.seconds:.1f} s]") from None
+            raise type(error)(
+                f"{error} [download: 2 attempts in {watch.seconds:.1f} s]"
+            ) from None
 
 
 def _download_once(store: Store, key: str, sha256: str, size: int, path: Path) -> None:

@@ -53,7 +53,9 @@ class FileStore:
         self.root = root
         self._folder = Path(unquote(root.removeprefix("file://")))
 
-    def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
+    def put_file(
+        self, key: str, path: Path, sha256: str, *, give: bool = False
+    ) -> None:
         """Copy a file in and check its digest; with `give` move it within one file system.
 
         Raises Corrupt if the digest of a copied file is not `sha256`.
@@ -241,7 +243,9 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
     It is deleted again if the block fails. Raises FileExistsError if it exists.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+    descriptor = os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444
+    )
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

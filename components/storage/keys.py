@@ -241,7 +241,9 @@ def split_receipt_uri(uri: str) -> tuple[str, str, str]:
     # The last "/steps/" counts: the store's own prefix may hold one.
     step, _, file = tail.partition("/")
     if not marker or not root or not file.endswith(".json"):
-        raise UserError(f"{uri!r} is not the URI of a receipt (<store>/steps/<step>/<key>.json)")
+        raise UserError(
+            f"{uri!r} is not the URI of a receipt (<store>/steps/<step>/<key>.json)"
+        )
     return canonical_root(root), part(step), part(file.removesuffix(".json"))
 
 
@@ -269,7 +271,9 @@ def canonical_root(uri: str) -> str:
 def _folder_root(uri: str, parts: SplitResult) -> str:
     folder = Path(os.path.normpath(unquote(parts.path)))
     if parts.netloc or not folder.is_absolute() or folder == folder.parent:
-        raise UserError(f"store {uri!r}: {_URI_HELP} (three slashes, and not the root folder)")
+        raise UserError(
+            f"store {uri!r}: {_URI_HELP} (three slashes, and not the root folder)"
+        )
     # POSIX gives a path of two leading slashes a meaning of its own, so normpath leaves them.
     return folder.as_uri().replace("file:////", "file:///")
 
@@ -278,7 +282,9 @@ def _bucket_root(uri: str) -> str:
     # Not by the rules of URLs: in a key of S3, '?' and '#' are characters like others.
     bucket, _, prefix = uri.partition("://")[2].partition("/")
     if _QUERY.search(prefix):
-        raise UserError(f"store {uri!r}: a query such as '?versionId=…' has no place in it")
+        raise UserError(
+            f"store {uri!r}: a query such as '?versionId=…' has no place in it"
+        )
     if not _BUCKET.fullmatch(bucket):
         raise UserError(
             f"store {uri!r}: {bucket!r} is no bucket name (3 to 255 of letters, digits and . _ -)"

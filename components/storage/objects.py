@@ -76,10 +76,15 @@ def why_collected(store: Store, sha256: str) -> str | None:
     None if it has not: the newest address that they were stored at is not condemned.
     """
     generation = _living_generation(store, sha256)
-    if generation == 0 or store.size(keys.stored_again_key(sha256, generation)) is not None:
+    if (
+        generation == 0
+        or store.size(keys.stored_again_key(sha256, generation)) is not None
+    ):
         return None
     try:
-        document = json.loads(store.get_bytes(keys.condemned_key(sha256, generation - 1)))
+        document = json.loads(
+            store.get_bytes(keys.condemned_key(sha256, generation - 1))
+        )
     except (Missing, ValueError):
         return "its mark cannot be read"
     return str(document.get("why", "")) if isinstance(document, dict) else ""

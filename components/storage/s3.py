@@ -32,7 +32,13 @@ from components.storage.s3_client import (
     switch,
 )
 from components.storage.s3_errors import s3_errors, shown_endpoint, status_of
-from components.storage.s3_parts import Parts, ceil_division, digest_of, in_parallel, write_at
+from components.storage.s3_parts import (
+    Parts,
+    ceil_division,
+    digest_of,
+    in_parallel,
+    write_at,
+)
 
 PART_BYTES = 16 * 1024 * 1024
 """Larger files go in parts of this size, MAX_TRANSFERS at a time; S3 wants at least 5 MiB a part.
@@ -96,7 +102,9 @@ class S3Store:
         self._lock = threading.Lock()
         self._connected: Client = None
 
-    def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
+    def put_file(
+        self, key: str, path: Path, sha256: str, *, give: bool = False
+    ) -> None:
         """Upload a file, in parallel parts if it is large, every part with its SHA-256."""
         size = path.stat().st_size
         keys.relative_path(key)
@@ -165,14 +173,18 @@ class S3Store:
     def _head(self, key: str) -> Head:
         """Return what the server tells of an object. Raises Missing."""
         target = self._target(key)
-        return self._call("HeadObject", key, lambda client: client.head_object(**target))
+        return self._call(
+            "HeadObject", key, lambda client: client.head_object(**target)
+        )
 
     def _size_at_first_look(self, key: str) -> int | None:
         """Return the size before a write, without the second look of `size` at what is missing.
 
         A new object is missing as a rule, and one wrong 404 only has it sent in vain.
         """
-        return self._call("HeadObject", key, lambda client: self._size_or_none(client, key))
+        return self._call(
+            "HeadObject", key, lambda client: self._size_or_none(client, key)
+        )
 
     def _size_or_none(self, client: Client, key: str) -> int | None:
         try:
@@ -193,10 +205,14 @@ class S3Store:
         page: dict[str, str] = {}
         while True:
             # A call for each page: a listing of a million keys may take longer than one call.
-            answer = self._list_page(prefix, {"Bucket": self._bucket, "Prefix": base, **page})
+            answer = self._list_page(
+                prefix, {"Bucket": self._bucket, "Prefix": base, **page}
+            )
             for item in answer.get("Contents", ()):
                 key = item["Key"].removeprefix(self._base)
-                listed.append(Entry(key, item["Size"], item["LastModified"].timestamp()))
+                listed.append(
+                    Entry(key, item["Size"], item["LastModified"].timestamp())
+                )
             if not answer.get("IsTruncated"):
                 break
             page = {"ContinuationToken": answer["NextContinuationToken"]}
@@ -207,7 +223,9 @@ class S3Store:
 
     def _list_page(self, prefix: str, request: dict[str, str]) -> dict[str, Any]:
         """Return the answer to one request of a listing."""
-        return self._call("ListObjectsV2", prefix, lambda client: client.list_objects_v2(**request))
+        return self._call(
+            "ListObjectsV2", prefix, lambda client: client.list_objects_v2(**request)
+        )
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
@@ -225,7 +243,9 @@ class S3Store:
         return {"Bucket": self._bucket, "Key": self._base + keys.foreign_path(key)}
 
     def _put(self, client: Client, key: str, data: bytes, **condition: str) -> None:
-        client.put_object(**self._target(key), Body=data, **self._checksum(data), **condition)
+        client.put_object(
+            **self._target(key), Body=data, **self._checksum(data), **condition
+        )
 
     def _checksum(self, data: bytes) -> dict[str, str]:
         if not self._send_checksum:
@@ -280,7 +300,9 @@ class S3Store:
                     )
                 raise
 
-    def _send_parts(self, key: str, target: dict[str, str], file: BinaryIO, size: int) -> Parts:
+    def _send_parts(
+        self, key: str, target: dict[str, str], file: BinaryIO, size: int
+    ) -> Parts:
         """Send all parts of an upload. Return what the server is told to put together."""
         part_bytes = max(self._part_bytes, ceil_division(size, MAX_PARTS))
 
@@ -290,15 +312,21 @@ class S3Store:
             number = index + 1
             checksum = self._checksum(data)
             part = {**target, "PartNumber": number, "Body": data, **checksum}
-            answer = self._call("UploadPart", key, lambda client: client.upload_part(**part))
+            answer = self._call(
+                "UploadPart", key, lambda client: client.upload_part(**part)
+            )
             return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
         return in_parallel(send, ceil_division(size, part_bytes))
 
-    def _complete(self, key: str, target: dict[str, str], parts: Parts, size: int) -> None:
+    def _complete(
+        self, key: str, target: dict[str, str], parts: Parts, size: int
+    ) -> None:
         def complete(client: Client) -> None:
             try:
-                client.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
+                client.complete_multipart_upload(
+                    **target, MultipartUpload={"Parts": parts}
+                )
             except client.exceptions.NoSuchUpload:
                 # The answer to this request may have been lost and the request repeated.
                 if self._size_or_none(client, key) != size:
@@ -333,19 +361,27 @@ class S3Store:
         import boto3
 
         names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-        credentials = {name: self._environment.get(name.upper()) or None for name in names}
+        credentials = {
+            name: self._environment.get(name.upper()) or None for name in names
+        }
         # In a pod the first seconds may have no network yet: policies are programmed after it
         # starts (4 of 14 pods on a real cluster), and a store that restarts is away for 16 s. The
         # settings come from the cluster and were right for other pods; the step is tried again.
         in_pod = "KUBERNETES_SERVICE_HOST" in self._environment
-        session = boto3.session.Session(botocore_session=new_core_session(), **credentials)
+        session = boto3.session.Session(
+            botocore_session=new_core_session(), **credentials
+        )
         # A person who mistyped the address should not wait for minutes of tries.
-        impatient = replace(self._patience, tries=2, connect_seconds=3.0, answer_seconds=5.0)
+        impatient = replace(
+            self._patience, tries=2, connect_seconds=3.0, answer_seconds=5.0
+        )
         look = {"Bucket": self._bucket, "Prefix": self._base, "MaxKeys": 1}
         self._explained(
             S3Call("ListObjectsV2"),
             self.root,
-            lambda: make_client(session, self._environment, impatient).list_objects_v2(**look),
+            lambda: make_client(session, self._environment, impatient).list_objects_v2(
+                **look
+            ),
             reached_before=in_pod,
         )
         return make_client(session, self._environment, self._patience)
@@ -357,7 +393,9 @@ class S3Store:
         object_uri = f"{self.root}/{key}".rstrip("/")
 
         def ask() -> T:
-            return self._explained(call, object_uri, lambda: request(client), reached_before=True)
+            return self._explained(
+                call, object_uri, lambda: request(client), reached_before=True
+            )
 
         # botocore retries requests, but not the reading of an answer's body. And an object is called
         # missing or damaged only if it looks so twice: one wrong answer may be a proxy's.
@@ -370,7 +408,12 @@ class S3Store:
         return ask()
 
     def _explained(
-        self, call: S3Call, object_uri: str, work: Callable[[], T], *, reached_before: bool
+        self,
+        call: S3Call,
+        object_uri: str,
+        work: Callable[[], T],
+        *,
+        reached_before: bool,
     ) -> T:
         server = f"S3 endpoint {shown_endpoint(endpoint_of(self._environment))}"
         with s3_errors(

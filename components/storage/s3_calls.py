@@ -41,7 +41,9 @@ class S3Call:
     watch: Stopwatch = field(default_factory=Stopwatch)
 
     def __str__(self) -> str:
-        attempts = "1 attempt" if self.num_attempts == 1 else f"{self.num_attempts} attempts"
+        attempts = (
+            "1 attempt" if self.num_attempts == 1 else f"{self.num_attempts} attempts"
+        )
         return f"{self.operation}: {attempts} in {self.watch.seconds:.1f} s"
 
 

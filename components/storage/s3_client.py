@@ -34,7 +34,9 @@ def _service_descriptions() -> Client:
     return botocore.session.Session().get_component("data_loader")
 
 
-def make_client(session: Client, environment: Mapping[str, str], patience: S3Patience) -> Client:
+def make_client(
+    session: Client, environment: Mapping[str, str], patience: S3Patience
+) -> Client:
     """Return a client whose requests are counted. Raises UserError for a wrong endpoint."""
     from botocore.config import Config
 
@@ -51,7 +53,9 @@ def make_client(session: Client, environment: Mapping[str, str], patience: S3Pat
         max_pool_connections=2 * MAX_TRANSFERS,
         retries={"mode": "standard", "total_max_attempts": patience.tries},
         request_checksum_calculation=request_checksum,
-        response_checksum_validation=switch(environment, "RATCHET_S3_RESPONSE_CHECKSUM"),
+        response_checksum_validation=switch(
+            environment, "RATCHET_S3_RESPONSE_CHECKSUM"
+        ),
         s3={
             # Servers of one's own rarely have a DNS name for each bucket.
             "addressing_style": "path" if endpoint else "auto",
@@ -68,14 +72,20 @@ def make_client(session: Client, environment: Mapping[str, str], patience: S3Pat
             config=config,
         )
     except ValueError as error:
-        raise UserError(f"S3 endpoint {shown_endpoint(endpoint)}: {one_line(error)}") from error
+        raise UserError(
+            f"S3 endpoint {shown_endpoint(endpoint)}: {one_line(error)}"
+        ) from error
     client.meta.events.register("before-send.s3", count_attempt)
     return client
 
 
 def endpoint_of(environment: Mapping[str, str]) -> str | None:
     """Return the server's address; None for AWS."""
-    return environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or None
+    return (
+        environment.get("AWS_ENDPOINT_URL_S3")
+        or environment.get("AWS_ENDPOINT_URL")
+        or None
+    )
 
 
 def switch(environment: Mapping[str, str], name: str) -> str:

@@ -9,13 +9,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from components.errors import Corrupt, Missing, RatchetError, Transient, UserError, one_line
+from components.errors import (
+    Corrupt,
+    Missing,
+    RatchetError,
+    Transient,
+    UserError,
+    one_line,
+)
 from components.storage.s3_calls import CallTimeout, S3Call
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
-_DAMAGED_IN_TRANSIT = ("BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch")
+_DAMAGED_IN_TRANSIT = (
+    "BadDigest",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+)
 _OTHER_REGION = (
     "PermanentRedirect",
     "AuthorizationHeaderMalformed",
@@ -52,7 +63,9 @@ def s3_errors(
 
 
 @contextmanager
-def _translated(object_uri: str, bucket: str, server: str, reached_before: bool) -> Iterator[None]:
+def _translated(
+    object_uri: str, bucket: str, server: str, reached_before: bool
+) -> Iterator[None]:
     from botocore import exceptions as aws
 
     try:
@@ -60,7 +73,9 @@ def _translated(object_uri: str, bucket: str, server: str, reached_before: bool)
     except aws.ClientError as error:
         raise _refused(error, object_uri, bucket, server) from error
     except CallTimeout as error:
-        raise Transient(f"{object_uri}: {server} did not finish its answer in time") from error
+        raise Transient(
+            f"{object_uri}: {server} did not finish its answer in time"
+        ) from error
     except aws.FlexibleChecksumError as error:
         raise Corrupt(
             f"{object_uri}: the bytes do not fit the checksum kept by {server}; restore it"
@@ -92,7 +107,9 @@ def _translated(object_uri: str, bucket: str, server: str, reached_before: bool)
         ) from error
     except aws.BotoCoreError as error:
         # The base of all of these but ClientError, so this clause stays last.
-        raise UserError(f"{object_uri}: {server} cannot be used: {one_line(error)}") from error
+        raise UserError(
+            f"{object_uri}: {server} cannot be used: {one_line(error)}"
+        ) from error
 
 
 def shown_endpoint(endpoint: str | None) -> str:
@@ -109,7 +126,9 @@ def status_of(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _refused(error: ClientError, object_uri: str, bucket: str, server: str) -> RatchetError:
+def _refused(
+    error: ClientError, object_uri: str, bucket: str, server: str
+) -> RatchetError:
     """Return the project's exception for an error answer of the server."""
     status = status_of(error)
     answer = error.response.get("Error", {})
@@ -130,7 +149,9 @@ def _refused(error: ClientError, object_uri: str, bucket: str, server: str) -> R
         )
     # Signatures hold the time, and servers allow 15 minutes of difference.
     if code == "RequestTimeTooSkewed":
-        return UserError(f"{object_uri}: {server} refuses the time of this machine; set its clock")
+        return UserError(
+            f"{object_uri}: {server} refuses the time of this machine; set its clock"
+        )
     if status in (401, 403) or code in _EXPIRED:
         return UserError(
             f"{object_uri}: {server} refuses bucket {bucket} to these credentials "

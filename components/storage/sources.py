@@ -42,7 +42,11 @@ def local_path(
     match scheme:
         case "file" | "package":
             path = Path(address) if scheme == "file" else _in_package(uri, address)
-            return path if or_folder and path.is_dir() else _existing(uri, path, folder=False)
+            return (
+                path
+                if or_folder and path.is_dir()
+                else _existing(uri, path, folder=False)
+            )
         case "s3":
             return _s3_file(uri, environment, scratch)
         case _:
@@ -211,7 +215,9 @@ def _s3_file(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
     try:
         open_store(parent, environment).get_file(name, target)
     except Missing:
-        raise UserError(f"{uri}: no such object; correct the key, or upload it") from None
+        raise UserError(
+            f"{uri}: no such object; correct the key, or upload it"
+        ) from None
     return target
 
 

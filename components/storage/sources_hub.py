@@ -42,7 +42,10 @@ def hf_parts(uri: str, address: str) -> tuple[str, str, str, str]:
 
 
 def hf_file(
-    uri: str, address: str, environment: Mapping[str, str], patience: Patience = HUB_PATIENCE
+    uri: str,
+    address: str,
+    environment: Mapping[str, str],
+    patience: Patience = HUB_PATIENCE,
 ) -> Path:
     """Return the local copy of a file of the hub, in the hub's own cache.
 
@@ -167,7 +170,9 @@ def bound_silence(patience: Patience) -> None:
     hooks.append(_BoundedSilence(patience))
 
     def new_client() -> httpx2.Client:
-        return httpx2.Client(event_hooks={"request": hooks}, follow_redirects=True, timeout=None)
+        return httpx2.Client(
+            event_hooks={"request": hooks}, follow_redirects=True, timeout=None
+        )
 
     huggingface_hub.set_client_factory(new_client)
 
@@ -202,7 +207,11 @@ def _may_pass(causes: list[BaseException]) -> bool:
 
 def _unreachable(uri: str, causes: list[BaseException]) -> Transient:
     # The client's own words are advice about its cache; the cause is what happened.
-    cause = causes[1] if len(causes) > 1 and isinstance(causes[0], FileNotFoundError) else causes[0]
+    cause = (
+        causes[1]
+        if len(causes) > 1 and isinstance(causes[0], FileNotFoundError)
+        else causes[0]
+    )
     return Transient(
         f"{uri}: the hub cannot be reached, or fails, for now ({type(cause).__name__}: "
         f"{first_line(cause)}); try again later, check HF_ENDPOINT and the proxy, or download it "

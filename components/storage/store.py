@@ -28,7 +28,9 @@ class Store(Protocol):
         """URI without a trailing slash; `f"{root}/{key}"` is the URI of an object."""
         ...
 
-    def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
+    def put_file(
+        self, key: str, path: Path, sha256: str, *, give: bool = False
+    ) -> None:
         """Store a file whole or not at all, with its checksum sent and checked.
 
         If `key` is the content address of these bytes and an object of that key and size exists,

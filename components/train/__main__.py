@@ -15,7 +15,9 @@ def main() -> None:
     carry_out(
         arguments.state,
         lambda context: run(
-            TrainInputs(arguments.state, mix_of(context, receipt_at(context, arguments.mix))),
+            TrainInputs(
+                arguments.state, mix_of(context, receipt_at(context, arguments.mix))
+            ),
             context,
         ),
     )

@@ -12,6 +12,8 @@ def train(state: str, mix: Input[Dataset], candidate: Output[Model]):
 
     run_step(
         state,
-        lambda context: run(TrainInputs(state, read_pointer(context, mix.path)), context),
+        lambda context: run(
+            TrainInputs(state, read_pointer(context, mix.path)), context
+        ),
         candidate,
     )

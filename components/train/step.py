@@ -17,7 +17,12 @@ from components.contracts.recipe.train import Stage as RecipeStage
 from components.contracts.summaries import SelectSummary, TrainSummary
 from components.errors import Transient, UserError
 from components.runtime.attempts import attempting
-from components.runtime.campaign import Campaign, checkpoint_in, checkpoint_name, load_campaign
+from components.runtime.campaign import (
+    Campaign,
+    checkpoint_in,
+    checkpoint_name,
+    load_campaign,
+)
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
 from components.runtime.receipts import (
@@ -149,8 +154,12 @@ def _work(inputs: TrainInputs, context: Context) -> Work:
     # The champion is the base until a candidate is proved better than it.
     base_is_champion = campaign.state.champion in (None, campaign.prepared.ref)
     from_base = section.init_from == "base" or base_is_champion
-    init = campaign.prepared if from_base else read_receipt(context, campaign.champion_ref)
-    freezes_champion = plan.lora is not None and not from_base and not _is_base_adapted(init)
+    init = (
+        campaign.prepared if from_base else read_receipt(context, campaign.champion_ref)
+    )
+    freezes_champion = (
+        plan.lora is not None and not from_base and not _is_base_adapted(init)
+    )
     stages = _stages(campaign)
     config = campaign.config(
         # Lengths, learning rates, weight decay and the adapter's structure are in the plan.
@@ -221,11 +230,15 @@ def _noise(stage: RecipeStage) -> Augmentation | None:
     return augmentation if augmentation is not None and augmentation.is_on else None
 
 
-def _commit(work: Work, context: Context, train: Callable[[Context, list[Job]], None]) -> Receipt:
+def _commit(
+    work: Work, context: Context, train: Callable[[Context, list[Job]], None]
+) -> Receipt:
     """Let `train` carry out the jobs (one a peer), and commit the files they leave."""
 
     def in_folder(folder: Path) -> TrainSummary:
-        with tempfile.TemporaryDirectory(prefix="train-", dir=context.scratch) as scratch:
+        with tempfile.TemporaryDirectory(
+            prefix="train-", dir=context.scratch
+        ) as scratch:
             jobs = [
                 _job(context, work, peer, Path(scratch))
                 for peer in range(work.campaign.recipe.train.num_peers)
@@ -244,7 +257,9 @@ def _commit(work: Work, context: Context, train: Callable[[Context, list[Job]], 
     )
 
 
-def _collect(work: Work, context: Context, jobs: list[Job], folder: Path) -> TrainSummary:
+def _collect(
+    work: Work, context: Context, jobs: list[Job], folder: Path
+) -> TrainSummary:
     """Move what the jobs made into the receipt's folder and return the summary of the first."""
     for peer, job in enumerate(jobs):
         (job.output / "model").rename(folder / checkpoint_name(peer))
@@ -252,11 +267,16 @@ def _collect(work: Work, context: Context, jobs: list[Job], folder: Path) -> Tra
             (job.output / "adapter").rename(folder / adapter_name(peer))
     (jobs[0].output / artifacts.LOG).rename(folder / artifacts.LOG)
     measured = [
-        Measured.model_validate_json((job.output / "measured.json").read_bytes()) for job in jobs
+        Measured.model_validate_json((job.output / "measured.json").read_bytes())
+        for job in jobs
     ]
     # Peers train side by side: the slowest is what the step took.
-    compute_seconds = max(peer_measured.costs.compute_seconds for peer_measured in measured)
-    startup_seconds = max(peer_measured.costs.startup_seconds for peer_measured in measured)
+    compute_seconds = max(
+        peer_measured.costs.compute_seconds for peer_measured in measured
+    )
+    startup_seconds = max(
+        peer_measured.costs.startup_seconds for peer_measured in measured
+    )
     tokens = sum(peer_measured.summary.tokens_trained for peer_measured in measured)
     context.charge("compute_seconds", compute_seconds)
     context.charge("startup_seconds", startup_seconds)
@@ -291,7 +311,9 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
     # but where the base and an adapter are not all that the champion is.
     beside_base = lora is not None and not work.freezes_champion
     if from_base or needs_base or beside_base or reference_receipt is campaign.prepared:
-        base = fetch_folder(context, campaign.prepared, checkpoint_in(campaign.prepared, peer))
+        base = fetch_folder(
+            context, campaign.prepared, checkpoint_in(campaign.prepared, peer)
+        )
     init = base if from_base or beside_base else None
     adapter = None
     if beside_base and not from_base:
@@ -300,7 +322,9 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
     if reference_receipt is campaign.prepared:
         reference = base
     elif reference_receipt is not None:
-        reference = fetch_folder(context, reference_receipt, checkpoint_in(reference_receipt, peer))
+        reference = fetch_folder(
+            context, reference_receipt, checkpoint_in(reference_receipt, peer)
+        )
     return Job(
         task=campaign.task("train").name,
         run_id=campaign.state.run_id,
@@ -326,7 +350,8 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
         layers=campaign.state.plan.layers,
         base_layers=_base_layers(context, campaign, peer),
         max_new_tokens=campaign.recipe.generate.max_new_tokens,
-        seed=derived_seed(campaign.recipe.seed, "train", campaign.next_round, peer) % 2**31,
+        seed=derived_seed(campaign.recipe.seed, "train", campaign.next_round, peer)
+        % 2**31,
         # Threads beyond the free cores have made a training 30 times slower. Below a million
         # parameters even a second core adds nothing.
         threads=max(1, context.threads // num_processes),
@@ -373,7 +398,9 @@ def _as_one_of_many(work: Work, context: Context) -> Receipt:
 
     rank = int(context.environment["RANK"])
     if rank == 0:
-        return _commit(work, context, lambda step_context, jobs: train(jobs[0], step_context))
+        return _commit(
+            work, context, lambda step_context, jobs: train(jobs[0], step_context)
+        )
     context.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="train-", dir=context.scratch) as scratch:
         train(_job(context, work, 0, Path(scratch)), context)
@@ -426,7 +453,9 @@ def _on_many_nodes(work: Work, inputs: TrainInputs, context: Context) -> Receipt
                 Cluster.from_environment(context.environment),
                 context.progress,
                 secrets=secret_values(context.environment),
-                has_receipt=lambda: find_receipt(context, "train", work.key) is not None,
+                has_receipt=lambda: (
+                    find_receipt(context, "train", work.key) is not None
+                ),
             )
             receipt = find_receipt(context, "train", work.key)
         if receipt is None:

@@ -92,7 +92,9 @@ class Verifier:
     group_keys: Callable[[Sequence[str]], list[str]] | None = None
     """Keys of several texts, equal where the verifier holds the answers for equal; None where the
     results of `answer_key` are so already."""
-    stated_answer: Callable[[Prompt], str] = lambda prompt: reference_text(prompt).strip()
+    stated_answer: Callable[[Prompt], str] = lambda prompt: reference_text(
+        prompt
+    ).strip()
     """The right answer of a prompt in words, without the way to it; empty if there is none."""
     problem: Callable[[Prompt], str] = lambda prompt: ""
     """Why no answer to a prompt can be checked, "" if answers can be."""
@@ -139,8 +141,12 @@ _VERIFIERS = {
         mathematics.group_keys,
         mathematics.stated_answer,
     ),
-    "choice": Verifier(choice.accepts, choice.answer_key, choice.group_keys, choice.stated_answer),
-    "code": Verifier(code.verdict, code.answer_key, problem=code.tests_problem, num_processes=2),
+    "choice": Verifier(
+        choice.accepts, choice.answer_key, choice.group_keys, choice.stated_answer
+    ),
+    "code": Verifier(
+        code.verdict, code.answer_key, problem=code.tests_problem, num_processes=2
+    ),
     "sql": Verifier(sql.verdict, sql.answer_key, num_processes=1),
     "json_schema": Verifier(
         json_schema.verdict, json_schema.answer_key, problem=json_schema.schema_problem

@@ -21,7 +21,9 @@ from components.verifiers.final_answer import (
 from components.verifiers.references import reference_text
 
 # `\text{B}`, `\mathrm{B}`, `\boxed{B}`.
-_COMMAND_WRAPPER = re.compile(r"\\(?:text|math)[a-z]{0,6}\s?\{([^{}]*)\}|\\f?boxed\s?\{([^{}]*)\}")
+_COMMAND_WRAPPER = re.compile(
+    r"\\(?:text|math)[a-z]{0,6}\s?\{([^{}]*)\}|\\f?boxed\s?\{([^{}]*)\}"
+)
 _MARKUP = re.compile(r"\*{1,3}|_{2,3}|`+|\\[()\[\]]|\$|\\[,;:! ]|</?[a-z]{1,6}>")
 _QUOTES = "\"'“”‘’«»{}<> "
 # "The correct option is (B)": what leads to a letter.
@@ -41,7 +43,9 @@ _LETTER_FIRST = re.compile(
 _CAPITAL_FIRST = re.compile(r"([A-Z])(?![\w'’])")
 _WORDLIKE = frozenset("AI")
 """Letters that are words too: behind them stands nothing, or a reason."""
-_REASON = re.compile(r"\s*(?:[.,:;!?)(\]–—-]|because\b|since\b|as\b|due\b|$)", re.IGNORECASE)
+_REASON = re.compile(
+    r"\s*(?:[.,:;!?)(\]–—-]|because\b|since\b|as\b|due\b|$)", re.IGNORECASE
+)
 _BECAUSE = re.compile(r"\s*,?\s*(?:because|since|as)\b", re.IGNORECASE)
 # A and I are words as well: they are letters only before a sign or a verb.
 _LETTER = r"(?:[B-HJ-Z](?![\w'’])|[AI](?=\s*(?:[.,;:!?)\]]|$|are\b|is\b|both\b)))"
@@ -50,7 +54,9 @@ _ANOTHER = re.compile(
     rf"\s*(?:(?i:\band\b|\bor\b|\bvs\b|\bversus\b)|[&/,])\s*(?:(?i:option)\s+)?[(\[]?{_LETTER}"
 )
 _LABELLED = re.compile(r"(?<!\w)[(\[]?([A-Z])[)\]](?!\w)")
-_VERB = re.compile(r"\s(?:is|was|are|can|cannot|could|does|would|isn['’]t|seems|looks)\b")
+_VERB = re.compile(
+    r"\s(?:is|was|are|can|cannot|could|does|would|isn['’]t|seems|looks)\b"
+)
 """Behind a letter: the text speaks about this option and does not choose it yet."""
 _COMBINES = re.compile(r"\W*(?:both|all|none|either|neither)\b", re.IGNORECASE)
 """An option about options: "(D) Both (A) and (B)"."""

@@ -84,14 +84,22 @@ def program_of(prompt: Prompt, text: str) -> str:
     """
     code = _code_block(text)
     entry_point = str(prompt.reference.get("entry_point") or "")
-    if entry_point and f"def {entry_point}" not in code and f"def {entry_point}" in prompt.text:
+    if (
+        entry_point
+        and f"def {entry_point}" not in code
+        and f"def {entry_point}" in prompt.text
+    ):
         return prompt.text + text
     return code
 
 
 def _code_block(text: str) -> str:
     answer = _THOUGHT.sub("", text)
-    blocks = [code for language, code in _FENCED.findall(answer) if language.lower() in _PYTHON]
+    blocks = [
+        code
+        for language, code in _FENCED.findall(answer)
+        if language.lower() in _PYTHON
+    ]
     return blocks[-1] if blocks else answer.strip("\n")
 
 
@@ -110,7 +118,9 @@ def _tests_of(prompt: Prompt) -> tuple[list[Case], str]:
     if isinstance(tests, list) and all(isinstance(test, str) for test in tests):
         return [], "\n".join([setup, *tests]) if tests else ""
     if isinstance(tests, list) and all(isinstance(test, dict) for test in tests):
-        return [(_text(test.get("input")), _text(test.get("output"))) for test in tests], ""
+        return [
+            (_text(test.get("input")), _text(test.get("output"))) for test in tests
+        ], ""
     return [], ""
 
 
@@ -123,7 +133,9 @@ def _cases_of_columns(tests: dict[str, object]) -> tuple[list[Case], str]:
     pairs = list(zip(inputs, outputs, strict=False))
     name = str(tests.get("fn_name") or "")
     if name.isidentifier():
-        return [], "\n".join(f"assert {name}(*{given!r}) == {wanted!r}" for given, wanted in pairs)
+        return [], "\n".join(
+            f"assert {name}(*{given!r}) == {wanted!r}" for given, wanted in pairs
+        )
     return [(_text(given), _text(wanted)) for given, wanted in pairs], ""
 
 
@@ -133,11 +145,15 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _reason_of_cases(program: str, cases: Sequence[Case], check: Check, deadline: Deadline) -> str:
+def _reason_of_cases(
+    program: str, cases: Sequence[Case], check: Check, deadline: Deadline
+) -> str:
     """Return why a program fails a case, "" if it prints what it should for all."""
     for number, (given, wanted) in enumerate(cases, 1):
         with _process(_PROGRAM, check) as process:
-            process.send(json.dumps({"code": program, "input": given}).encode(), deadline)
+            process.send(
+                json.dumps({"code": program, "input": given}).encode(), deadline
+            )
             output, status = process.read_all(MAX_OUTPUT_BYTES, deadline)
         if status:
             return f"test {number}: the program ended with status {status}"
@@ -151,7 +167,9 @@ def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().splitlines()]
 
 
-def _reason_of_tests(program: str, tests: str, prompt: Prompt, deadline: Deadline) -> str:
+def _reason_of_tests(
+    program: str, tests: str, prompt: Prompt, deadline: Deadline
+) -> str:
     """Return why a program fails its tests, "" if it passes."""
     check = prompt.check
     entry_point = str(prompt.reference.get("entry_point") or "")
@@ -220,5 +238,7 @@ def _missing() -> str:
             except Silent as error:
                 reply = {"unconfined": str(error)}
         if "confined" not in reply:
-            reason = f"seccomp filters, which this kernel or container refuses ({reply})"
+            reason = (
+                f"seccomp filters, which this kernel or container refuses ({reply})"
+            )
     return reason

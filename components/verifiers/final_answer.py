@@ -13,7 +13,8 @@ MAX_ANSWER_CHARACTERS = 20_000
 """Longer answers are wrong: no task here has one, and every verifier's time stays bounded."""
 
 _THINK_TAG = re.compile(
-    r"<(/?)(?:think|thinking|thought|reasoning)>|<\|(begin|end)_of_thought\|>", re.IGNORECASE
+    r"<(/?)(?:think|thinking|thought|reasoning)>|<\|(begin|end)_of_thought\|>",
+    re.IGNORECASE,
 )
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 # Exactly four, as GSM8K ends its answers. Three or five are headings of Markdown.

@@ -50,7 +50,9 @@ _LAYOUT = re.compile(r"\\(?:left|right|displaystyle|[,;:! ])(?![A-Za-z])")
 _SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
 _LETTER = re.compile(r"[A-Za-z]")
 # `x`, `\theta`, `x_{12}`, `f(x)`: what may stand to the left of "= 5".
-_VARIABLE = re.compile(r"[\s$(]*\\?[A-Za-z]{1,8}(?:_\{?\w{1,8}\}?)?(?:\([^()]{1,20}\))?\s*")
+_VARIABLE = re.compile(
+    r"[\s$(]*\\?[A-Za-z]{1,8}(?:_\{?\w{1,8}\}?)?(?:\([^()]{1,20}\))?\s*"
+)
 
 
 def accepts(prompt: Prompt, text: str) -> bool:
@@ -140,7 +142,9 @@ def _content_of(formula: re.Match[str]) -> str:
     return normalised_text(content).rstrip(".,")
 
 
-def _equal_one(key: str, representatives: Sequence[str], expressions: dict[str, str]) -> str | None:
+def _equal_one(
+    key: str, representatives: Sequence[str], expressions: dict[str, str]
+) -> str | None:
     """Return the first representative that an expression equals, or None."""
     answer = expressions[key]
     if not representatives or not _can_be_compared(answer):

@@ -12,7 +12,11 @@ from dataclasses import dataclass, replace
 
 from components.verifiers.number_runs import Run, runs_of
 from components.verifiers.number_tokens import Kind, Token, phrases_of, tokens_of
-from components.verifiers.number_vocabulary import COMPOUND_UNITS, LEADING_WORDS, WORDS_BEFORE_SIGN
+from components.verifiers.number_vocabulary import (
+    COMPOUND_UNITS,
+    LEADING_WORDS,
+    WORDS_BEFORE_SIGN,
+)
 from components.verifiers.plain_number import Number, number_of
 
 MAX_CHARACTERS = 2000
@@ -134,7 +138,8 @@ def _without_markers(lines: list[str]) -> list[str]:
         # A single line such as "- 5" or "3. 5" may be a negative number or a sentence.
         if num_items > 1:
             lines = [
-                marker.sub("", line, count=1) if marker.match(line) else line for line in lines
+                marker.sub("", line, count=1) if marker.match(line) else line
+                for line in lines
             ]
     return lines
 
@@ -231,7 +236,9 @@ def _has_stray_operator(run: Run) -> bool:
     return run.word_before not in WORDS_BEFORE_SIGN
 
 
-def _joined(first: _Reading, second: _Reading, between: Sequence[Token]) -> _Reading | None:
+def _joined(
+    first: _Reading, second: _Reading, between: Sequence[Token]
+) -> _Reading | None:
     """Return what two numbers are that a word joins, or None if they are two numbers.
 
     "7 of 12" is 7; "5 or 7", "3 to 5" and "5 feet 6 inches" are no number.

@@ -158,7 +158,12 @@ def tokens_of(text: str, formula: bool = False) -> list[Token]:
                 text_follows = False
                 text_depth += 1
                 continue
-        elif group == "close" and match[0] == "}" and is_text_brace and is_text_brace.pop():
+        elif (
+            group == "close"
+            and match[0] == "}"
+            and is_text_brace
+            and is_text_brace.pop()
+        ):
             text_depth -= 1
             continue
         text_follows = group == "command" and match[0][1:] in TEXT_COMMANDS
@@ -299,7 +304,9 @@ def _name(
         return Token(Kind.WORD, word, spaced)
     if is_single:
         is_word = _is_unit_letter(letters, previous, formula and not spaced) or (
-            not script and not formula and _is_article(letters, following, spaced, previous)
+            not script
+            and not formula
+            and _is_article(letters, following, spaced, previous)
         )
         return Token(Kind.WORD if is_word else Kind.SYMBOL, word, spaced)
     # `5ab` is a product, `5km` is none.
@@ -314,7 +321,9 @@ def _is_unit_letter(letter: str, previous: Token | None, is_factor: bool) -> boo
     return previous.kind in _NUMERIC_ENDS or previous.text in ("/", "degrees")
 
 
-def _is_article(letter: str, following: str, spaced: bool, previous: Token | None) -> bool:
+def _is_article(
+    letter: str, following: str, spaced: bool, previous: Token | None
+) -> bool:
     """Return whether a single a or I is a word: words or nothing follow, and no operator."""
     if letter not in "aAI" or not (spaced or previous is None):
         return False

@@ -82,7 +82,9 @@ OPERATOR_COMMANDS = {
     "colon": ":",
 }
 EQUALS_COMMANDS = frozenset({"approx", "equiv", "simeq", "cong", "doteq", "coloneqq"})
-COMPARISON_COMMANDS = _words("lt gt le ge leq geq leqslant geqslant ne neq in notin sim propto mid")
+COMPARISON_COMMANDS = _words(
+    "lt gt le ge leq geq leqslant geqslant ne neq in notin sim propto mid"
+)
 
 
 def _vulgar_fraction(character: str) -> str:
@@ -92,13 +94,18 @@ def _vulgar_fraction(character: str) -> str:
 
 _CHARACTERS = str.maketrans(
     {
-        **{character: _vulgar_fraction(character) for character in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞↉"},
+        **{
+            character: _vulgar_fraction(character)
+            for character in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞↉"
+        },
         **dict.fromkeys("−–‒‐‑﹣－➖", "-"),
         **dict.fromkeys("⋅·∙✕✖＊∗", "×"),
         **dict.fromkeys("⁄∕／", "/"),
         **dict.fromkeys("％﹪٪", "%"),
         **dict.fromkeys("’‘ʼ′＇", "'"),
-        **dict.fromkeys("\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009", " "),
+        **dict.fromkeys(
+            "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009", " "
+        ),
         **dict.fromkeys("\u200a\u202f\u205f\u3000", " "),
         "―": "—",
         "＋": "+",
@@ -135,7 +142,9 @@ _REWRITTEN: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(\\[dtc]?frac\s?\{[^{}]{0,80}\})\s?(\d)"), r"\1{\2}"),
     # A fraction of units, as `5 \frac{m}{s}`.
     (
-        re.compile(rf"\\[dtc]?frac\s?\{{({_UNIT_ARGUMENT})\}}\s?\{{({_UNIT_ARGUMENT})\}}"),
+        re.compile(
+            rf"\\[dtc]?frac\s?\{{({_UNIT_ARGUMENT})\}}\s?\{{({_UNIT_ARGUMENT})\}}"
+        ),
         r" \1/\2",
     ),
     # Powers of units stay with their unit: `\text{ km}^2`, `km$^2$`.
@@ -150,17 +159,30 @@ _REWRITTEN: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\^\s?(?:\\circ\b|\{\s?\\circ\s?\})|\\degree\b"), " degrees "),
     # Mixed numbers in words: "2 and a half", "2 and 1/2".
     (re.compile(r"(?<=\d)\s+and\s+(?:a|one)\s+half\b", re.IGNORECASE), r"\\frac{1}{2}"),
-    (re.compile(r"(?<=\d)\s+and\s+(?:a|one)\s+third\b", re.IGNORECASE), r"\\frac{1}{3}"),
-    (re.compile(r"(?<=\d)\s+and\s+(?:a|one)\s+quarter\b", re.IGNORECASE), r"\\frac{1}{4}"),
+    (
+        re.compile(r"(?<=\d)\s+and\s+(?:a|one)\s+third\b", re.IGNORECASE),
+        r"\\frac{1}{3}",
+    ),
+    (
+        re.compile(r"(?<=\d)\s+and\s+(?:a|one)\s+quarter\b", re.IGNORECASE),
+        r"\\frac{1}{4}",
+    ),
     (re.compile(r"(?<=\d)\s+and\s+three\s+quarters\b", re.IGNORECASE), r"\\frac{3}{4}"),
     (re.compile(r"(?<=\d)\s+and\s+(?=\d+/\d)", re.IGNORECASE), " "),
     # Signs in words, before numbers alone: "negative" is an adjective too.
     (
-        re.compile(r"(?<!\\)\b(?:minus|negative)(\s+\}?|\s?\}\s?)(?=[\d.$€£\\])", re.IGNORECASE),
+        re.compile(
+            r"(?<!\\)\b(?:minus|negative)(\s+\}?|\s?\}\s?)(?=[\d.$€£\\])", re.IGNORECASE
+        ),
         r"\1 -",
     ),
     (re.compile(r"(?<!\\)\bplus\s+(?=[\d.$€£\\])", re.IGNORECASE), " + "),
-    (re.compile(r"(?<!\\)\b(?:times|multiplied by)\s+(?=[\d.$€£\\(])", re.IGNORECASE), " * "),
+    (
+        re.compile(
+            r"(?<!\\)\b(?:times|multiplied by)\s+(?=[\d.$€£\\(])", re.IGNORECASE
+        ),
+        " * ",
+    ),
     (re.compile(r"(?<!\\)\bdivided by\s+(?=[\d.$€£\\(])", re.IGNORECASE), " ÷ "),
     (re.compile(r"(?<!\\)\broots?\s+of\s+(?=[\d.\\(])", re.IGNORECASE), " √"),
     (re.compile(r"\bper\s?cent\b", re.IGNORECASE), "percent"),
@@ -172,9 +194,15 @@ def plain_spelling(text: str) -> str:
     if not text.isascii():
         # NFC leaves `²` and `½` as they are, so they can still be told from `2` and `1/2`.
         text = composed_text(text).translate(_CHARACTERS)
-        text = re.sub("[⁰¹²³⁴-⁹⁺⁻]+", lambda run: f"^{{{run[0].translate(_SUPERSCRIPTS)}}}", text)
-        text = re.sub("[₀-₉]+", lambda run: f"_{{{run[0].translate(_SUBSCRIPTS)}}}", text)
-        text = re.sub(r"(?![0-9])\d", lambda digit: str(unicodedata.decimal(digit[0])), text)
+        text = re.sub(
+            "[⁰¹²³⁴-⁹⁺⁻]+", lambda run: f"^{{{run[0].translate(_SUPERSCRIPTS)}}}", text
+        )
+        text = re.sub(
+            "[₀-₉]+", lambda run: f"_{{{run[0].translate(_SUBSCRIPTS)}}}", text
+        )
+        text = re.sub(
+            r"(?![0-9])\d", lambda digit: str(unicodedata.decimal(digit[0])), text
+        )
     for pattern, replacement in _REWRITTEN:
         text = pattern.sub(replacement, text)
     return text

@@ -144,7 +144,9 @@ class Checker:
 
     def _start(self) -> LineProcess:
         if missing := seccomp.missing():
-            raise UserError(f"verifier {self._name}: it cannot be confined here without {missing}")
+            raise UserError(
+                f"verifier {self._name}: it cannot be confined here without {missing}"
+            )
         arguments = (str(self._folder), self._name.module, self._name.function)
         limits = (str(self._check.seconds), str(self._check.memory_mb))
         process = LineProcess(_WORKER, (*arguments, *limits), packages=True)

@@ -19,7 +19,9 @@ MAX_DEPTH = 12
 """Brackets inside each other; reading them is recursive."""
 
 _ORDINALS = frozenset({"st", "nd", "rd", "th"})
-_REST_OF_ARITHMETIC = frozenset({"*", "/", "^", "\\frac", "\\dfrac", "\\tfrac", "\\cfrac"})
+_REST_OF_ARITHMETIC = frozenset(
+    {"*", "/", "^", "\\frac", "\\dfrac", "\\tfrac", "\\cfrac"}
+)
 _PAIRS = {("{", "}"), ("\\{", "\\}"), ("(", ")"), ("[", "]")}
 
 
@@ -131,7 +133,11 @@ class _Side:
             return integer
         if following.kind is Kind.FRACTION:
             part = self._power()
-        elif following.kind is Kind.NUMBER and following.spaced and following.text.isdecimal():
+        elif (
+            following.kind is Kind.NUMBER
+            and following.spaced
+            and following.text.isdecimal()
+        ):
             numerator = self._power()
             if not self._take_operator("/"):
                 raise _UnreadableError
@@ -187,7 +193,9 @@ class _Side:
         if closing is None or (opening.text, closing.text) not in _PAIRS:
             raise _UnreadableError
         # `(50%)` is a number; of `(50%)/2` it would have to be worked out what is meant.
-        if is_percent and any(token.text in _REST_OF_ARITHMETIC for token in self._tokens):
+        if is_percent and any(
+            token.text in _REST_OF_ARITHMETIC for token in self._tokens
+        ):
             raise _UnreadableError
         self._depth -= 1
         return value
@@ -212,7 +220,9 @@ class _Side:
 
     def _take_operator(self, sign: str) -> bool:
         token = self._peek()
-        is_sign = token is not None and token.kind is Kind.OPERATOR and token.text == sign
+        is_sign = (
+            token is not None and token.kind is Kind.OPERATOR and token.text == sign
+        )
         if is_sign:
             self._position += 1
         return is_sign

@@ -55,7 +55,9 @@ def verdict(prompt: Prompt, text: str) -> Verdict:
         return Verdict(0.0, "the reference gives no rows")
     if "error" in given:
         return Verdict(0.0, printable(given["error"]))
-    if _comparable(expected["rows"], reference) == _comparable(given["rows"], reference):
+    if _comparable(expected["rows"], reference) == _comparable(
+        given["rows"], reference
+    ):
         return Verdict(1.0)
     return Verdict(0.0, f"{len(given['rows'])} rows that differ from the reference's")
 

@@ -31,11 +31,16 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     installed = bill_by("environment", environment)
     licences = {
-        name_of(one): one["licenses"] for one in installed["components"] if "licenses" in one
+        name_of(one): one["licenses"]
+        for one in installed["components"]
+        if "licenses" in one
     }
     for image in IMAGES:
         bill = bill_by("requirements", str(LOCKS / f"{image}.lock"))
-        bill["metadata"]["component"] = {"type": "container", "name": f"ratchet/{image}"}
+        bill["metadata"]["component"] = {
+            "type": "container",
+            "name": f"ratchet/{image}",
+        }
         for component in bill["components"]:
             # The tool puts the line of the lock there, hashes and all.
             del component["description"]
@@ -47,7 +52,9 @@ def main() -> None:
         path = folder / f"{image}.cdx.json"
         path.write_text(text, encoding="utf-8")
         unknown = sum("licenses" not in one for one in bill["components"])
-        print(f"{path}: {len(bill['components'])} packages, {unknown} of them without a licence")
+        print(
+            f"{path}: {len(bill['components'])} packages, {unknown} of them without a licence"
+        )
 
 
 def bill_by(reader: str, source: str) -> Bill:

@@ -51,12 +51,16 @@ BENCHMARKS = (
 
 def main() -> int:
     """Exit status 1 if a benchmark failed; the others are still run."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description=__doc__
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     names = parser.parse_args().names or list(BENCHMARKS)
     unknown = sorted(set(names) - set(BENCHMARKS))
     if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+        parser.error(
+            f"unknown: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}"
+        )
     failed = []
     for name in names:
         print(f"== {name}", flush=True)

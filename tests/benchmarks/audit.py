@@ -14,7 +14,12 @@ import numpy as np
 
 from components.contracts.rows import Dropped, Prompt, Sample, prompt_id
 from components.select.filter_audit import Audit
-from components.select.scored_samples import Block, Outcome, ScoredSample, make_scored_samples
+from components.select.scored_samples import (
+    Block,
+    Outcome,
+    ScoredSample,
+    make_scored_samples,
+)
 from components.statistics import binomial_upper
 from tests.benchmarks.figures import record
 
@@ -31,7 +36,9 @@ def scored(prompts: int) -> tuple[list[ScoredSample], list[ScoredSample]]:
     """A right sample of each prompt, and a wrong one."""
     texts = [f"{number:04d}" for number in range(prompts)]
     asked = [
-        Prompt(id=prompt_id(text), text=text, verifier="exact", reference={"answer": "1"})
+        Prompt(
+            id=prompt_id(text), text=text, verifier="exact", reference={"answer": "1"}
+        )
         for text in texts
     ]
     by_id = {prompt.id: prompt for prompt in asked}
@@ -40,7 +47,14 @@ def scored(prompts: int) -> tuple[list[ScoredSample], list[ScoredSample]]:
         return make_scored_samples(
             by_id,
             [
-                Sample(prompt_id=one, index=0, seed=0, text=text, num_tokens=1, finished=True)
+                Sample(
+                    prompt_id=one,
+                    index=0,
+                    seed=0,
+                    text=text,
+                    num_tokens=1,
+                    finished=True,
+                )
                 for one in by_id
             ],
         )
@@ -49,7 +63,11 @@ def scored(prompts: int) -> tuple[list[ScoredSample], list[ScoredSample]]:
 
 
 def verdicts(
-    dice: np.random.Generator, accuracy: float, prompts: int, right_kept: float, wrong_kept: float
+    dice: np.random.Generator,
+    accuracy: float,
+    prompts: int,
+    right_kept: float,
+    wrong_kept: float,
 ) -> Counter[str]:
     """What the audit says in ROUNDS rounds: `blocked`, `unproved` or `helps`."""
     right_samples, wrong_samples = scored(prompts)
@@ -57,7 +75,9 @@ def verdicts(
     for _ in range(ROUNDS):
         is_right = dice.random(prompts) < accuracy
         is_kept = dice.random(prompts) < np.where(is_right, right_kept, wrong_kept)
-        kept = dict(zip((one.prompt.id for one in right_samples), is_kept.tolist(), strict=True))
+        kept = dict(
+            zip((one.prompt.id for one in right_samples), is_kept.tolist(), strict=True)
+        )
 
         def keep(block: Block, kept: dict[str, bool] = kept) -> Outcome:
             passed = [one for one in block if kept[one.prompt.id]]
@@ -67,13 +87,21 @@ def verdicts(
         audit = Audit(
             [
                 right if own else wrong
-                for right, wrong, own in zip(right_samples, wrong_samples, is_right, strict=True)
+                for right, wrong, own in zip(
+                    right_samples, wrong_samples, is_right, strict=True
+                )
             ]
         )
         audit.pass_through("filter", keep)
         found = audit.summary()
         assert found is not None
-        said["blocked" if found.teaches_errors else "unproved" if found.unproved else "helps"] += 1
+        said[
+            "blocked"
+            if found.teaches_errors
+            else "unproved"
+            if found.unproved
+            else "helps"
+        ] += 1
     return said
 
 
@@ -85,9 +113,7 @@ def measure(dice: np.random.Generator) -> dict[str, tuple[float, str, str]]:
             # Right samples are `precision` of what is kept.
             wrong_kept = kept * accuracy * (1 - precision) / precision / (1 - accuracy)
             said = verdicts(dice, accuracy, prompts, kept, wrong_kept)
-            name = (
-                f"{accuracy:.0%} right, filter {precision:.0%}, {prompts} prompts, {kept:.0%} kept"
-            )
+            name = f"{accuracy:.0%} right, filter {precision:.0%}, {prompts} prompts, {kept:.0%} kept"
             refused[name] = binomial_upper(said["blocked"], ROUNDS)
             print(name, dict(said))
     useless: dict[str, Counter[str]] = {}

@@ -75,7 +75,9 @@ def main() -> None:
         print(f"{name} = {value:.4g}")
         # Of some of the recipes it would be another figure.
         if not given.dry and not given.names:
-            record(name, value, "share", "≤ 0.25", COMMAND, 0, "largest of three recipes")
+            record(
+                name, value, "share", "≤ 0.25", COMMAND, 0, "largest of three recipes"
+            )
 
 
 def errors_of(name: str) -> tuple[float, float]:
@@ -87,7 +89,9 @@ def errors_of(name: str) -> tuple[float, float]:
         finished = run_campaign(case.recipe, folder, list(case.overrides), case.rounds)
         records = [view.record for view in finished.view.rounds]
         # Whether samples are accepted is told to be unknown.
-        assert not any(record.weak for record in records), f"{name}: a round trained nothing"
+        assert not any(record.weak for record in records), (
+            f"{name}: a round trained nothing"
+        )
         num_rounds = sum(record.round > 0 for record in records)
         seconds = amount(document, num_rounds, "seconds")
         tokens = amount(document, num_rounds, "tokens_trained", "tokens_sampled")
@@ -105,11 +109,20 @@ def errors_of(name: str) -> tuple[float, float]:
 
 def estimated(case: Case, folder: Path) -> dict[str, Any]:
     """Return what `estimate --trial` tells of a case."""
-    command = [sys.executable, "pipeline.py", "estimate", case.recipe, "--trial", "--json"]
+    command = [
+        sys.executable,
+        "pipeline.py",
+        "estimate",
+        case.recipe,
+        "--trial",
+        "--json",
+    ]
     command += [f"--rounds={case.rounds}", f"--store=file://{folder}/store"]
     for override in case.overrides:
         command += ["--set", override]
-    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
+    )
     document: dict[str, Any] = json.loads(done.stdout)
     return document
 
@@ -123,7 +136,11 @@ def amount(document: dict[str, Any], num_rounds: int, *names: str) -> float:
 
 def print_tasks(document: dict[str, Any], finished: Finished) -> None:
     """Print seconds and tokens of each task beside those that were estimated for it."""
-    lines = [*document["before_rounds"], *document["each_round"], *document["after_rounds"]]
+    lines = [
+        *document["before_rounds"],
+        *document["each_round"],
+        *document["after_rounds"],
+    ]
     expected = {line["task"]: line for line in lines}
     for task in finished.view.tasks:
         line = expected.get(task.name, expected.get(task.last.step))

@@ -95,7 +95,9 @@ def main() -> None:
     """Run both and record how many times as long the loop by hand takes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cut", action="store_true", help="two minutes; nothing is recorded")
+    parser.add_argument(
+        "--cut", action="store_true", help="two minutes; nothing is recorded"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="campaign-") as place:
         folder = Path(place)
@@ -172,7 +174,9 @@ def our_rounds(finished: Finished, begun: float) -> list[RoundEnd]:
     for past in finished.state.history:
         if past.verdict == "promoted":
             accuracy = past.overall
-        (task,) = [one for one in finished.view.tasks if one.name == f"decide-r{past.round}"]
+        (task,) = [
+            one for one in finished.view.tasks if one.name == f"decide-r{past.round}"
+        ]
         seconds = task.worked.started + task.worked.seconds - begun
         rounds.append(RoundEnd(past.round, seconds, accuracy))
     return rounds
@@ -184,7 +188,9 @@ def write_inputs(folder: Path, finished: Finished, recipe: Recipe) -> None:
     for split in ("train", "validation"):
         path = fetch(finished.context, prepared, split_file(split))
         shutil.copy(path, folder / f"{split}.jsonl")
-    pool = list(read_rows(fetch(finished.context, prepared, split_file("unlabelled")), Prompt))
+    pool = list(
+        read_rows(fetch(finished.context, prepared, split_file("unlabelled")), Prompt)
+    )
     # In this order our rounds walk through the pool.
     pool.sort(key=lambda prompt: derived_seed(recipe.seed, "pool", prompt.id))
     write_rows(folder / "unlabelled.jsonl", pool)
@@ -229,7 +235,9 @@ def tuning_rows(recipe: Recipe) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     for task in recipe.data.tasks:
         name = task.task.removeprefix("reasoning_gym/")
-        entries = reasoning_gym.create_dataset(name, size=NUM_TUNING_ROWS, seed=seed, **task.config)
+        entries = reasoning_gym.create_dataset(
+            name, size=NUM_TUNING_ROWS, seed=seed, **task.config
+        )
         for entry in entries:
             rows.append({"prompt": entry["question"], "completion": entry["answer"]})
     return rows
@@ -244,7 +252,14 @@ def run_peer(folder: Path, *words: str) -> None:
         "OMP_WAIT_POLICY": "PASSIVE",
     }
     mode, *options = words
-    command = [sys.executable, "-m", "tests.benchmarks.campaign_peer", mode, str(folder), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.campaign_peer",
+        mode,
+        str(folder),
+        *options,
+    ]
     environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1"}
     subprocess.run(command, cwd=REPOSITORY, env=environment, check=True)
 
@@ -265,7 +280,9 @@ def peer_rounds(folder: Path, begun: float) -> list[RoundEnd]:
     return rounds
 
 
-def comparison(ours: Sequence[RoundEnd], by_hand: Sequence[RoundEnd]) -> tuple[float, str]:
+def comparison(
+    ours: Sequence[RoundEnd], by_hand: Sequence[RoundEnd]
+) -> tuple[float, str]:
     """Return (time of the loop by hand to the accuracy that both reach over ours, a note)."""
     target = min(ours[-1].accuracy, by_hand[-1].accuracy)
     our_end = reached(ours, target)
@@ -275,7 +292,10 @@ def comparison(ours: Sequence[RoundEnd], by_hand: Sequence[RoundEnd]) -> tuple[f
         f"{our_end.round_number}, by hand {peer_end.seconds:.0f} s, round {peer_end.round_number}; "
         f"best so far after each round: ours {in_words(ours)}; by hand {in_words(by_hand)}"
     )
-    for loser, winner, best in (("ours", "the loop", by_hand), ("the loop", "ours", ours)):
+    for loser, winner, best in (
+        ("ours", "the loop", by_hand),
+        ("the loop", "ours", ours),
+    ):
         if best[-1].accuracy > target:
             note += f"; {loser} does not reach the {best[-1].accuracy:.3f} of {winner}"
     return peer_end.seconds / our_end.seconds, note

@@ -51,7 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("mode", choices=("loop", "tune"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--choices", type=int, default=len(TRAIN_CHOICES), help="so many are tried")
+    parser.add_argument(
+        "--choices", type=int, default=len(TRAIN_CHOICES), help="so many are tried"
+    )
     given = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     work = read_work(given.folder / "work.json")
@@ -77,7 +79,9 @@ def run_loop(folder: Path, work: LoopWork, choice: PeerChoice) -> None:
         begin = (round_number - 1) * work.prompts_per_round
         newest = loop.right_answers(pool[begin : begin + work.prompts_per_round])
         groups = mix_groups(labelled, older, newest, work)
-        rows = draw(groups, work.round_steps * work.batch_size, work.seed + round_number)
+        rows = draw(
+            groups, work.round_steps * work.batch_size, work.seed + round_number
+        )
         loop.train(rows, work.round_learning_rate)
         loop.report(round_number, validation)
         older += newest
@@ -97,7 +101,9 @@ def mix_groups(
     return [(share, rows) for share, rows in groups if rows]
 
 
-def draw(groups: Sequence[tuple[float, list[Pair]]], count: int, seed: int) -> list[Pair]:
+def draw(
+    groups: Sequence[tuple[float, list[Pair]]], count: int, seed: int
+) -> list[Pair]:
     """Return rows drawn with replacement, from each group its share."""
     rows: list[Pair] = []
     weights: list[float] = []
@@ -114,26 +120,36 @@ class HandLoop:
         self.folder = folder
         self.work = work
         self.choice = choice
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder / "base", padding_side="left")
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(
+            folder / "base", padding_side="left"
+        )
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model: Any = load(folder, torch.float32, choice.train_attention)
         # Twice as fast as float32 where the processor has bfloat16 products. Loaded once: a round
         # only copies the weights.
-        self.sampler: Any = load(folder, torch.bfloat16, choice.generate_attention).eval()
+        self.sampler: Any = load(
+            folder, torch.bfloat16, choice.generate_attention
+        ).eval()
 
-    def train(self, rows: list[Pair], learning_rate: float, *callbacks: TrainerCallback) -> None:
+    def train(
+        self, rows: list[Pair], learning_rate: float, *callbacks: TrainerCallback
+    ) -> None:
         """Take an optimizer step for each `batch_size` rows."""
         trainer = SFTTrainer(
             model=self.model,
             args=self._config(len(rows) // self.work.batch_size, learning_rate),
-            train_dataset=Dataset.from_list([self._conversation(pair) for pair in rows]),
+            train_dataset=Dataset.from_list(
+                [self._conversation(pair) for pair in rows]
+            ),
             processing_class=self.tokenizer,
             callbacks=list(callbacks),
         )
         trainer.train()
         # Else each round would be wrapped in the autocast of all rounds before it.
-        self.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        self.model = trainer.accelerator.unwrap_model(
+            trainer.model, keep_fp32_wrapper=False
+        )
 
     def _config(self, num_steps: int, learning_rate: float) -> SFTConfig:
         work = self.work
@@ -179,9 +195,12 @@ class HandLoop:
     def report(self, round_number: int, validation: list[Prompt]) -> None:
         """Append the time and the accuracy of greedy answers to `rounds.jsonl`."""
         self.copy_weights()
-        answers = self.answers([prompt.text for prompt in validation], 1, do_sample=False)
+        answers = self.answers(
+            [prompt.text for prompt in validation], 1, do_sample=False
+        )
         rights = [
-            verify(prompt, texts[0]) for prompt, texts in zip(validation, answers, strict=True)
+            verify(prompt, texts[0])
+            for prompt, texts in zip(validation, answers, strict=True)
         ]
         line = {
             "round_number": round_number,
@@ -217,7 +236,9 @@ class HandLoop:
         rendered = self.tokenizer.apply_chat_template(
             self.messages(question), add_generation_prompt=True, tokenize=False
         )
-        token_ids: list[int] = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        token_ids: list[int] = self.tokenizer(rendered, add_special_tokens=False)[
+            "input_ids"
+        ]
         return token_ids
 
     @property
@@ -232,7 +253,9 @@ class HandLoop:
         """Give the sampler the weights of the model in training."""
         self.sampler.load_state_dict(self.model.state_dict())
 
-    def answers(self, questions: list[str], num_samples: int, **drawing: Any) -> list[list[str]]:
+    def answers(
+        self, questions: list[str], num_samples: int, **drawing: Any
+    ) -> list[list[str]]:
         """Return the answers to each question, drawn in batches of questions of similar length."""
         encoded = [self.question_ids(question) for question in questions]
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
@@ -243,7 +266,9 @@ class HandLoop:
             batch = [encoded[index] for index in indices]
             texts = self._generate(batch, num_samples, drawing)
             for position, index in enumerate(indices):
-                answers[index] = texts[position * num_samples : (position + 1) * num_samples]
+                answers[index] = texts[
+                    position * num_samples : (position + 1) * num_samples
+                ]
         return [answers[index] for index in range(len(questions))]
 
     def _generate(
@@ -267,7 +292,10 @@ class HandLoop:
 def load(folder: Path, dtype: torch.dtype, attention: str) -> Any:
     """Return the base model."""
     return AutoModelForCausalLM.from_pretrained(
-        folder / "base", dtype=dtype, attn_implementation=attention, local_files_only=True
+        folder / "base",
+        dtype=dtype,
+        attn_implementation=attention,
+        local_files_only=True,
     )
 
 
@@ -282,7 +310,9 @@ def fastest_choice(folder: Path, work: LoopWork, num_tried: int) -> PeerChoice:
     rows = read_pairs(folder / "tuning.jsonl")
     train_seconds: dict[tuple[str, int], float] = {}
     for attention, micro_batch_size in TRAIN_CHOICES[:num_tried]:
-        choice = PeerChoice(train_attention=attention, micro_batch_size=micro_batch_size)
+        choice = PeerChoice(
+            train_attention=attention, micro_batch_size=micro_batch_size
+        )
         clock = StepClock()
         drawn = draw([(1.0, rows)], (TUNING_STEPS + 1) * work.batch_size, work.seed)
         HandLoop(folder, work, choice).train(drawn, work.first_learning_rate, clock)
@@ -295,7 +325,10 @@ def fastest_choice(folder: Path, work: LoopWork, num_tried: int) -> PeerChoice:
         )
     best_train = min(train_seconds, key=lambda tried: train_seconds[tried])
     best_generate = min(row_seconds, key=lambda tried: row_seconds[tried])
-    print(f"training, s a step: {train_seconds}; sampling, s a sequence: {row_seconds}", flush=True)
+    print(
+        f"training, s a step: {train_seconds}; sampling, s a sequence: {row_seconds}",
+        flush=True,
+    )
     return PeerChoice(*best_train, *best_generate)
 
 

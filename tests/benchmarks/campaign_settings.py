@@ -66,7 +66,9 @@ class RoundEnd:
 
 def write_settings(path: Path, settings: LoopWork | PeerChoice) -> None:
     """Write one of them as JSON."""
-    path.write_text(json.dumps(dataclasses.asdict(settings), indent=1), encoding="utf-8")
+    path.write_text(
+        json.dumps(dataclasses.asdict(settings), indent=1), encoding="utf-8"
+    )
 
 
 def read_work(path: Path) -> LoopWork:

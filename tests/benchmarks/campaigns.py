@@ -59,7 +59,9 @@ class Finished:
     @property
     def champion_round(self) -> int:
         """The round whose model is the best."""
-        assert self.state.champion_round is not None, "no model was proved better than the base"
+        assert self.state.champion_round is not None, (
+            "no model was proved better than the base"
+        )
         return self.state.champion_round
 
     def evaluation(self, number: int) -> Receipt:
@@ -72,7 +74,9 @@ class Finished:
         return read_summary(self.evaluation(number), EvaluateSummary)
 
 
-def run_campaign(recipe: str, folder: Path, overrides: list[str], rounds: int) -> Finished:
+def run_campaign(
+    recipe: str, folder: Path, overrides: list[str], rounds: int
+) -> Finished:
     """`python pipeline.py run RECIPE` in a process of its own, with a store in `folder`."""
     command = [
         sys.executable,
@@ -88,15 +92,24 @@ def run_campaign(recipe: str, folder: Path, overrides: list[str], rounds: int) -
         command += ["--set", override]
     begun = time.time()
     done = subprocess.run(
-        [*command, "--json"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False
+        [*command, "--json"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     seconds = time.time() - begun
     if done.returncode not in (0, 1):
-        raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}: {done.stdout}")
+        raise SystemExit(
+            f"{' '.join(command)} ended with status {done.returncode}: {done.stdout}"
+        )
     context = make_context(
-        f"file://{folder}/store", {**os.environ, "RATCHET_CACHE": f"{folder}/store-cache"}
+        f"file://{folder}/store",
+        {**os.environ, "RATCHET_CACHE": f"{folder}/store-cache"},
     )
-    return Finished(context, load_run(context, json.loads(done.stdout)["run_id"]), seconds)
+    return Finished(
+        context, load_run(context, json.loads(done.stdout)["run_id"]), seconds
+    )
 
 
 def control(finished: Finished) -> Receipt:
@@ -108,14 +121,20 @@ def control(finished: Finished) -> Receipt:
     rounds = [record for record in last.history[1:] if record.verdict == "promoted"]
     assert rounds, "no round was promoted: there is nothing to compare"
     plan = rounds[0].plan.model_copy(
-        update={"steps": sum(planned_steps(context, record.receipts["train"]) for record in rounds)}
+        update={
+            "steps": sum(
+                planned_steps(context, record.receipts["train"]) for record in rounds
+            )
+        }
     )
     state = campaign.state.model_copy(
         update={"plan": plan, "run_id": f"{last.run_id}-control", "history": ()}
     )
 
     def write_state(folder: Path) -> Plain:
-        (folder / "state.json").write_bytes(canonical_json(state.model_dump(mode="json")))
+        (folder / "state.json").write_bytes(
+            canonical_json(state.model_dump(mode="json"))
+        )
         return Plain({"control": True})
 
     receipt = commit_once(
@@ -129,11 +148,15 @@ def control(finished: Finished) -> Receipt:
     )
     uri = receipt_uri(context, receipt)
     labelled = mix_of(context, campaign.start)
-    return evaluate(EvaluateInputs(uri, train(TrainInputs(uri, labelled), context)), context)
+    return evaluate(
+        EvaluateInputs(uri, train(TrainInputs(uri, labelled), context)), context
+    )
 
 
 def _campaign_after_round_zero(finished: Finished) -> Campaign:
-    decided = next(task for task in finished.view.tasks if task.last.task == "decide-r0")
+    decided = next(
+        task for task in finished.view.tasks if task.last.task == "decide-r0"
+    )
     receipt = read_receipt(finished.context, decided.last.receipt)
     return load_campaign(finished.context, receipt_uri(finished.context, receipt))
 
@@ -141,7 +164,9 @@ def _campaign_after_round_zero(finished: Finished) -> Campaign:
 def planned_steps(context: Context, ref: str) -> int:
     """Return the optimizer steps of a train receipt's stages; early stopping may have ended them
     sooner."""
-    return sum(int(stage["steps"]) for stage in read_receipt(context, ref).config["stages"])
+    return sum(
+        int(stage["steps"]) for stage in read_receipt(context, ref).config["stages"]
+    )
 
 
 def results(context: Context, evaluation: Receipt, split: str) -> dict[str, Result]:
@@ -165,4 +190,6 @@ def state_with_base(context: Context, start: Receipt) -> str:
     """URI of the state in which the base model of a start receipt is measured, and the champion."""
     state = receipt_uri(context, start)
     results = evaluate(EvaluateInputs(state, base_of(context, start)), context)
-    return receipt_uri(context, first_champion.run(FirstChampionInputs(state, results), context))
+    return receipt_uri(
+        context, first_champion.run(FirstChampionInputs(state, results), context)
+    )

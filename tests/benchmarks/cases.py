@@ -161,12 +161,18 @@ def main() -> None:
     """Run all scripts, print what failed, and record how many checks pass."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=Path, default=os.environ.get("RATCHET_CASES"))
-    parser.add_argument("--seed", type=int, default=0, help="without effect: nothing here is drawn")
-    parser.add_argument("--only", default="", help="run the scripts whose names begin so")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="without effect: nothing here is drawn"
+    )
+    parser.add_argument(
+        "--only", default="", help="run the scripts whose names begin so"
+    )
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     options = parser.parse_args()
     if options.cases is None or not (options.cases / "kit.py").exists():
-        sys.exit("no cases: give --cases FOLDER (or RATCHET_CASES) with kit.py and open/")
+        sys.exit(
+            "no cases: give --cases FOLDER (or RATCHET_CASES) with kit.py and open/"
+        )
     with tempfile.TemporaryDirectory() as folder:
         scripts = adapted(options.cases, Path(folder))
         chosen = [script for script in scripts if script.name.startswith(options.only)]
@@ -206,7 +212,9 @@ def adapted(cases: Path, folder: Path) -> list[Path]:
             text = text.replace(old, RENAMED[old])
         for edit in EDITED.get(script.name, ()):
             if edit.old not in text:
-                raise ValueError(f"{script.name}: no {edit.old!r}, so there is nothing to edit")
+                raise ValueError(
+                    f"{script.name}: no {edit.old!r}, so there is nothing to edit"
+                )
             text = text.replace(edit.old, edit.new)
         script.write_text(text, encoding="utf-8")
     return scripts
@@ -223,9 +231,14 @@ def checks_of(script: Path) -> list[str]:
         check=False,
         timeout=SECONDS_PER_CASE,
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("pass ", "FAIL "))]
+    lines = [
+        line for line in done.stdout.splitlines() if line.startswith(("pass ", "FAIL "))
+    ]
     failed = [line for line in lines if line.startswith("FAIL ")]
-    print(f"{script.stem}: {len(lines) - len(failed)} pass, {len(failed)} fail", flush=True)
+    print(
+        f"{script.stem}: {len(lines) - len(failed)} pass, {len(failed)} fail",
+        flush=True,
+    )
     for line in failed:
         print(f"  {line}")
     if done.returncode and not failed:

@@ -77,12 +77,16 @@ def number_in(report: Path, name: str) -> int:
 def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="without effect: nothing here is drawn")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="without effect: nothing here is drawn"
+    )
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help="default: all")
     arguments = parser.parse_args()
     if unknown := set(arguments.figures) - set(FIGURES):
-        raise SystemExit(f"error: no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}")
+        raise SystemExit(
+            f"error: no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}"
+        )
     for name in arguments.figures or FIGURES:
         number = counted(name)
         figure = FIGURES[name]

@@ -52,12 +52,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--text", type=Path, help="a file of human text; else one that reasoning-gym brings"
+        "--text",
+        type=Path,
+        help="a file of human text; else one that reasoning-gym brings",
     )
     parser.add_argument("--generations", type=int, default=GENERATIONS)
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     given = parser.parse_args()
-    figures = {"collapse.theory_error": (theory_error(given.seed), "share", "≤ 0.05", "")}
+    figures = {
+        "collapse.theory_error": (theory_error(given.seed), "share", "≤ 0.05", "")
+    }
     figures |= language_model(given.seed, read_text(given.text), given.generations)
     for name, (value, unit, bound, note) in figures.items():
         print(f"{name} = {value:.4g} {unit} (bound {bound}) {note}")
@@ -96,7 +100,11 @@ def theory_error(seed: int, generations: int = GENERATIONS) -> float:
             labels = labels + (fresh - labels) / number if accumulate else fresh
             fitted = np.einsum("rdt,rt->rd", solve, labels)
             error = float(np.mean(np.sum((fitted - truth) ** 2, axis=1)))
-            factor = sum(1 / place**2 for place in range(1, number + 1)) if accumulate else number
+            factor = (
+                sum(1 / place**2 for place in range(1, number + 1))
+                if accumulate
+                else number
+            )
             worst = max(worst, abs(error / (unit * factor) - 1))
         print(
             f"theory: {'accumulate' if accumulate else 'replace'}: error {error:.4f} after {generations} generations"
@@ -108,7 +116,9 @@ def read_text(path: Path | None) -> str:
     """Human text, from a file or from an installed package."""
     if path is not None:
         return path.read_text(encoding="utf-8")[:MAX_CHARACTERS]
-    found = importlib.resources.files("reasoning_gym").joinpath("data/in_the_year_2889.txt")
+    found = importlib.resources.files("reasoning_gym").joinpath(
+        "data/in_the_year_2889.txt"
+    )
     return found.read_text(encoding="utf-8")[:MAX_CHARACTERS]
 
 
@@ -165,10 +175,15 @@ def language_model(
             Scratch.model_validate({**settings, "max_length": PIECE + 8})
         )
         save_checkpoint(model, tokenizer, start)
-        first = teach(folder / "first", start, texts.train, texts.dev, FIRST_STEPS, seed)
+        first = teach(
+            folder / "first", start, texts.train, texts.dev, FIRST_STEPS, seed
+        )
         before = perplexity(first, texts.test)
         drawn = draw_texts(first, len(texts.train), seed, 0)
-        print(f"generation 0: perplexity {before:.3f}, {len(texts.train)} texts", flush=True)
+        print(
+            f"generation 0: perplexity {before:.3f}, {len(texts.train)} texts",
+            flush=True,
+        )
         ends = {
             arm: last_generation(
                 folder / arm, arm == "replace", first, texts, drawn, seed, generations
@@ -177,10 +192,20 @@ def language_model(
         }
     note = f"{len(texts.train)} texts of {PIECE} characters, {generations} generations"
     return {
-        "collapse.replace_ppl_ratio": (ends["replace"][0] / before, "ratio", "≥ 1.3", note),
+        "collapse.replace_ppl_ratio": (
+            ends["replace"][0] / before,
+            "ratio",
+            "≥ 1.3",
+            note,
+        ),
         "collapse.ours_ppl_ratio": (ends["ours"][0] / before, "ratio", "≤ 1.02", note),
         "collapse.ours_distinct_2_ratio": (ends["ours"][1], "ratio", "≥ 0.95", note),
-        "collapse.replace_distinct_2_ratio": (ends["replace"][1], "ratio", "shown beside", note),
+        "collapse.replace_distinct_2_ratio": (
+            ends["replace"][1],
+            "ratio",
+            "shown beside",
+            note,
+        ),
     }
 
 
@@ -198,15 +223,24 @@ def last_generation(
     folder.mkdir()
     model, newest, older = first, drawn, list[TrainingRow]()
     for number in range(1, generations + 1):
-        rows = [row_of(text, place, "self", number) for place, text in enumerate(newest)]
+        rows = [
+            row_of(text, place, "self", number) for place, text in enumerate(newest)
+        ]
         if replace:
             mix, dev = rows, []
         else:
-            mix = list(weigh(texts.train, older, rows, labelled_share=0.5, newest_share=0.5))
+            mix = list(
+                weigh(texts.train, older, rows, labelled_share=0.5, newest_share=0.5)
+            )
             dev = texts.dev
         older += rows
         model = teach(
-            folder / str(number), model, mix, dev, STEPS, derived_seed(seed, number) % 2**31
+            folder / str(number),
+            model,
+            mix,
+            dev,
+            STEPS,
+            derived_seed(seed, number) % 2**31,
         )
         newest = draw_texts(model, len(drawn), seed, number)
         ratio = distinct_ratio(drawn, newest)
@@ -252,11 +286,15 @@ def draw_texts(model_folder: Path, count: int, seed: int, generation: int) -> li
     distribution."""
     model, codec = load_for_answers(model_folder, "")
     start = tuple(codec.row_ids("", "")[0][:1])
-    seeds = tuple(derived_seed(seed, "text", generation, number) for number in range(count))
+    seeds = tuple(
+        derived_seed(seed, "text", generation, number) for number in range(count)
+    )
     sampling = Sampling(
         temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=PIECE + 4, batch_size=256
     )
-    answers = sample(model, [Request(start, seeds)], sampling, codec.end_ids, codec.pad_id)
+    answers = sample(
+        model, [Request(start, seeds)], sampling, codec.end_ids, codec.pad_id
+    )
     return [text for answer in answers if (text := codec.text(answer.ids))]
 
 
@@ -264,9 +302,14 @@ def perplexity(model_folder: Path, rows: Sequence[TrainingRow]) -> float:
     """Per token, on texts that no training saw."""
     model, codec = load_for_answers(model_folder, "")
     scores = score_rows(
-        model, [EncodedRow(*codec.row_ids("", row.completion)) for row in rows], codec.pad_id, 64
+        model,
+        [EncodedRow(*codec.row_ids("", row.completion)) for row in rows],
+        codec.pad_id,
+        64,
     )
-    return math.exp(sum(score.loss for score in scores) / sum(score.num_tokens for score in scores))
+    return math.exp(
+        sum(score.loss for score in scores) / sum(score.num_tokens for score in scores)
+    )
 
 
 def distinct_ratio(first: Sequence[str], now: Sequence[str]) -> float:

@@ -32,7 +32,9 @@ TRAINING = {
 def compile_once(profile: str, folder: Path, hash_seed: int = 0) -> tuple[float, int]:
     """Return (seconds, bytes of the package)."""
     output = folder / f"{profile}.yaml"
-    changes = [word for change in TRAINING.get(profile, []) for word in ("--set", change)]
+    changes = [
+        word for change in TRAINING.get(profile, []) for word in ("--set", change)
+    ]
     command = [
         sys.executable,
         str(ROOT / "pipeline.py"),
@@ -65,14 +67,20 @@ def workflow_nodes(folder: Path, shards: int) -> tuple[int, int]:
 def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="without effect: nothing here is drawn")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="without effect: nothing here is drawn"
+    )
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     parser.add_argument(
-        "--untimed", action="store_true", help="record no seconds: the machine has other work"
+        "--untimed",
+        action="store_true",
+        help="record no seconds: the machine has other work",
     )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        measured = {profile: compile_once(profile, Path(folder)) for profile in profile_names()}
+        measured = {
+            profile: compile_once(profile, Path(folder)) for profile in profile_names()
+        }
         packages = []
         for hash_seed in range(PROCESSES):
             compile_once("cpu", Path(folder), hash_seed)
@@ -83,8 +91,16 @@ def main() -> None:
     for profile, (seconds, size) in measured.items():
         print(f"{profile}: {seconds:.2f} s, {size:,} bytes")
     figures = {
-        "compile.seconds": (max(seconds for seconds, _ in measured.values()), "s", "≤ 10"),
-        "compile.ir_kb": (max(size for _, size in measured.values()) / 1000, "kB", "≤ 400"),
+        "compile.seconds": (
+            max(seconds for seconds, _ in measured.values()),
+            "s",
+            "≤ 10",
+        ),
+        "compile.ir_kb": (
+            max(size for _, size in measured.values()) / 1000,
+            "kB",
+            "≤ 400",
+        ),
         "cluster.workflow_nodes": (nodes, "nodes", "≤ 200"),
         "compile.deterministic": (alike, f"of {PROCESSES} processes", f"≥ {PROCESSES}"),
     }

@@ -43,10 +43,18 @@ def demo(island: Island, folder: Path, name: str, seed: int, *arguments: str) ->
     environment = {**os.environ, **island.environment}
     began = time.monotonic()
     done = subprocess.run(
-        command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     seconds = time.monotonic() - began
-    print(f"{name}: {seconds:.0f} s, {len(json.loads(done.stdout)['executed'])} tasks", flush=True)
+    print(
+        f"{name}: {seconds:.0f} s, {len(json.loads(done.stdout)['executed'])} tasks",
+        flush=True,
+    )
     return seconds
 
 
@@ -68,7 +76,10 @@ def demo_seconds(engine: docker.DockerClient, seed: int) -> tuple[float, float]:
     Raises:
         SystemExit: The receipts of the two differ.
     """
-    with tempfile.TemporaryDirectory() as folder, open_island(engine, Path(folder)) as island:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_island(engine, Path(folder)) as island,
+    ):
         confined = ("--runner", "docker", "--network", island.network, "--memory", "4g")
         inside = demo(island, Path(folder), "containers", seed, *confined)
         outside = demo(island, Path(folder), "processes", seed)
@@ -99,7 +110,15 @@ def main() -> None:
     for name, (value, unit, bound) in figures.items():
         print(f"{name} = {value:.4g} {unit} (bound {bound})")
         if not options.dry:
-            record(name, value, unit, bound, command, options.seed, note if unit == "s" else "")
+            record(
+                name,
+                value,
+                unit,
+                bound,
+                command,
+                options.seed,
+                note if unit == "s" else "",
+            )
 
 
 if __name__ == "__main__":

@@ -60,7 +60,9 @@ def dropped_words(draw: random.Random, text: str) -> str:
 
 def framed(draw: random.Random, text: str) -> str:
     """An instruction before and after."""
-    return f"Solve this problem step by step. {text} Write the answer after four hashes."
+    return (
+        f"Solve this problem step by step. {text} Write the answer after four hashes."
+    )
 
 
 def renamed(draw: random.Random, text: str) -> str:
@@ -79,10 +81,20 @@ def reordered(draw: random.Random, text: str) -> str:
 
 def renumbered(draw: random.Random, text: str) -> str:
     """Every number is another."""
-    return re.sub(r"\d+", lambda found: str(draw.randrange(2, 10 * int(found[0]) + 3)), text)
+    return re.sub(
+        r"\d+", lambda found: str(draw.randrange(2, 10 * int(found[0]) + 3)), text
+    )
 
 
-CHANGES: tuple[Change, ...] = (plain, typos, dropped_words, framed, renamed, reordered, renumbered)
+CHANGES: tuple[Change, ...] = (
+    plain,
+    typos,
+    dropped_words,
+    framed,
+    renamed,
+    reordered,
+    renumbered,
+)
 
 
 def main() -> None:
@@ -94,12 +106,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.data is None or not (Path(given.data) / "test.jsonl").is_file():
-        sys.exit("no GSM8K: give --data FOLDER (or RATCHET_GSM8K) with train.jsonl and test.jsonl")
-    test, train = (_questions(Path(given.data) / f"{split}.jsonl") for split in ("test", "train"))
+        sys.exit(
+            "no GSM8K: give --data FOLDER (or RATCHET_GSM8K) with train.jsonl and test.jsonl"
+        )
+    test, train = (
+        _questions(Path(given.data) / f"{split}.jsonl") for split in ("test", "train")
+    )
     draw = random.Random(given.seed)
     chosen = draw.sample(range(len(test)), 2 * NUM_PLANTED)
     planted = {prompt_id(test[place][0]): "exact" for place in chosen[:NUM_PLANTED]}
-    texts = [test[place][0] for place in chosen[:NUM_PLANTED]] + [question for question, _ in train]
+    texts = [test[place][0] for place in chosen[:NUM_PLANTED]] + [
+        question for question, _ in train
+    ]
     for number, place in enumerate(chosen[NUM_PLANTED:]):
         change = CHANGES[number % len(CHANGES)]
         text = change(draw, test[place][0])
@@ -132,10 +150,18 @@ def _refused(texts: list[str], test: list[tuple[str, str]]) -> set[str]:
     """Ids of the prompts that the firewall drops. The answers say nothing: only the questions can
     give them away."""
     prompts = {
-        prompt_id(text): Prompt(id=prompt_id(text), text=text, verifier="numeric") for text in texts
+        prompt_id(text): Prompt(id=prompt_id(text), text=text, verifier="numeric")
+        for text in texts
     }
     samples = [
-        Sample(prompt_id=one, index=0, seed=0, text="I do not know.", num_tokens=5, finished=True)
+        Sample(
+            prompt_id=one,
+            index=0,
+            seed=0,
+            text="I do not know.",
+            num_tokens=5,
+            finished=True,
+        )
         for one in prompts
     ]
     evaluation = [
@@ -152,7 +178,9 @@ def _refused(texts: list[str], test: list[tuple[str, str]]) -> set[str]:
     return {row.row["prompt_id"] for row in dropped}
 
 
-def _figures(planted: dict[str, str], refused: set[str]) -> dict[str, tuple[float, str]]:
+def _figures(
+    planted: dict[str, str], refused: set[str]
+) -> dict[str, tuple[float, str]]:
     kinds, found = (
         Counter(planted.values()),
         Counter(planted[one] for one in refused & planted.keys()),
@@ -162,8 +190,14 @@ def _figures(planted: dict[str, str], refused: set[str]) -> dict[str, tuple[floa
     reworded = kinds.total() - kinds["exact"]
     return {
         "contamination.recall_exact": (found["exact"] / kinds["exact"], "≥ 0.99"),
-        "contamination.recall_perturbed": ((found.total() - found["exact"]) / reworded, "≥ 0.95"),
-        "contamination.precision": (len(refused & planted.keys()) / len(refused), "≥ 0.95"),
+        "contamination.recall_perturbed": (
+            (found.total() - found["exact"]) / reworded,
+            "≥ 0.95",
+        ),
+        "contamination.precision": (
+            len(refused & planted.keys()) / len(refused),
+            "≥ 0.95",
+        ),
     }
 
 

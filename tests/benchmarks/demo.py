@@ -56,7 +56,9 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
         seconds = sum(one.costs.get("compute_seconds", 0.0) for one in own)
         speed[step] = sum(one.costs.get(kind, 0.0) for one in own) / max(seconds, 1e-9)
     # Round 0 learns from labelled rows: what counts is what the model teaches itself.
-    promoted = sum(record.verdict == "promoted" for record in state.history if record.round)
+    promoted = sum(
+        record.verdict == "promoted" for record in state.history if record.round
+    )
     rounds = [
         sum(task.last.seconds for task in tasks if task.last.round == record.round)
         for record in state.history
@@ -64,7 +66,11 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
     return {
         "demo.seconds": (finished.seconds, "s", "≤ 360"),
         "demo.start_exact_match": (exact_match(0), "share", "< 0.10"),
-        "demo.end_exact_match": (exact_match(finished.champion_round), "share", "≥ 0.98"),
+        "demo.end_exact_match": (
+            exact_match(finished.champion_round),
+            "share",
+            "≥ 0.98",
+        ),
         "demo.promoted_rounds": (promoted, "rounds", "≥ 3"),
         "demo.control_exact_match": (
             read_summary(control(finished), EvaluateSummary).test_slices[goal].accuracy,
@@ -72,9 +78,17 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
             "same steps, no self data",
         ),
         "demo.overhead_share": (1 - compute / finished.seconds, "share", "≤ 0.15"),
-        "demo.seconds_per_round": (sum(rounds[1:]) / max(1, len(rounds) - 1), "s", "measured"),
+        "demo.seconds_per_round": (
+            sum(rounds[1:]) / max(1, len(rounds) - 1),
+            "s",
+            "measured",
+        ),
         "demo.train_tokens_per_second": (speed["train"], "tokens/s", "measured"),
-        "demo.generate_tokens_per_second": (speed["generate"], "tokens/s per shard", "measured"),
+        "demo.generate_tokens_per_second": (
+            speed["generate"],
+            "tokens/s per shard",
+            "measured",
+        ),
         "demo.peak_memory_gib": (totals.peak_memory_bytes / 2**30, "GiB", "measured"),
     }
 

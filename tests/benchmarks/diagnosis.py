@@ -42,7 +42,14 @@ from components.runtime.receipts import (
 )
 from components.statistics import wilson_interval
 from tests.benchmarks.campaigns import state_with_base
-from tests.benchmarks.diagnosis_faults import FAULTS, LETTERS, ROUNDS, SPLITS, Fault, sound_data
+from tests.benchmarks.diagnosis_faults import (
+    FAULTS,
+    LETTERS,
+    ROUNDS,
+    SPLITS,
+    Fault,
+    sound_data,
+)
 from tests.benchmarks.diagnosis_unseen import HARMLESS, MILDER, OTHER_KINDS
 from tests.benchmarks.figures import record
 
@@ -102,7 +109,11 @@ def recipe_of(folder: Path, seed: int, fault: Fault) -> dict[str, Any]:
             "batch_size": 1024,
             "shards": 1,
         },
-        "select": {"minhash_threshold": 1.0, "min_accepted": 1, "max_length_ratio": 10.0},
+        "select": {
+            "minhash_threshold": 1.0,
+            "min_accepted": 1,
+            "max_length_ratio": 10.0,
+        },
         "train": {
             "first": {"steps": 85, "learning_rate": 0.005},
             "rounds": dict(ROUNDS),
@@ -152,28 +163,39 @@ def campaign(name: str, seed: int, folder: Path, rounds: int) -> list[RoundRecor
     data = folder / f"data-{list(ALL).index(name)}-{seed}"
     write_data(data, seed, fault)
     context = make_context(
-        f"file://{folder}/store-{seed}", {**os.environ, "RATCHET_CACHE": f"{folder}/cache-{seed}"}
+        f"file://{folder}/store-{seed}",
+        {**os.environ, "RATCHET_CACHE": f"{folder}/cache-{seed}"},
     )
     document = recipe_of(data, seed, fault)
     if fault.from_trained:
-        sound = read_receipt(context, campaign(SOUND, seed, folder, 0)[0].receipts["train"])
-        document["model"] = {"source": fetch_folder(context, sound, "model").resolve().as_uri()}
+        sound = read_receipt(
+            context, campaign(SOUND, seed, folder, 0)[0].receipts["train"]
+        )
+        document["model"] = {
+            "source": fetch_folder(context, sound, "model").resolve().as_uri()
+        }
     start = prepare(PrepareInputs(document, {}, "", ""), context)
     state = state_with_base(context, start)
     for number in range(rounds + 1):
         try:
             receipt = one_round(context, start, state, fault, number)
-        except UserError as error:  # a round that ends so is not diagnosed: it counts as missed
+        except (
+            UserError
+        ) as error:  # a round that ends so is not diagnosed: it counts as missed
             print(f"{name}, seed {seed}: {error}", flush=True)
             break
         state = receipt_uri(context, receipt)
     decided = read_receipt(context, ref_of_uri(context, state))
     return list(
-        State.model_validate_json(fetch(context, decided, "state.json").read_bytes()).history
+        State.model_validate_json(
+            fetch(context, decided, "state.json").read_bytes()
+        ).history
     )
 
 
-def one_round(context: Context, start: Receipt, state: str, fault: Fault, number: int) -> Receipt:
+def one_round(
+    context: Context, start: Receipt, state: str, fault: Fault, number: int
+) -> Receipt:
     """The steps of a round."""
     from components.decide.step import DecideInputs
     from components.decide.step import run as decide
@@ -186,13 +208,19 @@ def one_round(context: Context, start: Receipt, state: str, fault: Fault, number
 
     mix = mix_of(context, start)
     if number:
-        mix = select(SelectInputs(state, (generate(GenerateInputs(state, 0), context),)), context)
-    candidate = trained(context, state, mix, fault.bug if number >= fault.bug_from_round else None)
+        mix = select(
+            SelectInputs(state, (generate(GenerateInputs(state, 0), context),)), context
+        )
+    candidate = trained(
+        context, state, mix, fault.bug if number >= fault.bug_from_round else None
+    )
     results = evaluate(EvaluateInputs(state, candidate), context)
     return decide(DecideInputs(state, mix, candidate, results), context)
 
 
-def trained(context: Context, state: str, mix: Receipt, bug: Callable[[], None] | None) -> Receipt:
+def trained(
+    context: Context, state: str, mix: Receipt, bug: Callable[[], None] | None
+) -> Receipt:
     """Train in a fork of this process: DeepSpeed starts once a process, and a bug must not outlive
     its training."""
     read, write = multiprocessing.get_context("fork").Pipe(duplex=False)
@@ -247,7 +275,11 @@ def examined(name: str, seed: int, folder: Path) -> dict[str, Any]:
     ]
     later = [one.name for one in after.causes]
     named = {one for one, _, _ in causes}
-    gone = fault.cause in named and fault.cause not in later and after.overall >= at.overall
+    gone = (
+        fault.cause in named
+        and fault.cause not in later
+        and after.overall >= at.overall
+    )
     return {
         "fault": name,
         "seed": seed,
@@ -257,10 +289,13 @@ def examined(name: str, seed: int, folder: Path) -> dict[str, Any]:
         "top": causes[0][0] if causes else "",
         "later": later,
         "accuracies": [one.overall for one in history],
-        "mended": any(change for _, _, change in causes) and (CONFIRMED in later or gone),
+        "mended": any(change for _, _, change in causes)
+        and (CONFIRMED in later or gone),
         "measures": [one.measures for one in history],
         "evidence": [one.evidence for one in at.causes],
-        "review": [one.evidence for one in after.causes if one.name in (CONFIRMED, TAKEN_BACK)],
+        "review": [
+            one.evidence for one in after.causes if one.name in (CONFIRMED, TAKEN_BACK)
+        ],
         "seconds": time.monotonic() - begun,
     }
 
@@ -280,7 +315,9 @@ def measure(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, str, str]]
     def top(own: Sequence[dict[str, Any]]) -> tuple[float, str]:
         return share(row["top"] == row["cause"] for row in own)
 
-    held_out = [row for row in faults if row["seed"] not in SEEDS_RULES_WERE_WRITTEN_WITH]
+    held_out = [
+        row for row in faults if row["seed"] not in SEEDS_RULES_WERE_WRITTEN_WITH
+    ]
     by_fault: dict[str, list[bool]] = defaultdict(list)
     for row in faults:
         by_fault[row["fault"]].append(row["top"] == row["cause"])
@@ -311,14 +348,22 @@ def measure(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, str, str]]
             "predicted effect, or the cause is gone and accuracy no lower",
         ),
     }
-    for group, figure in (("milder", "top1_milder"), ("other kinds", "top1_other_kinds")):
+    for group, figure in (
+        ("milder", "top1_milder"),
+        ("other kinds", "top1_other_kinds"),
+    ):
         own = [row for row in rows if row["fault"] in GROUPS[group]]
         if own:
             value, said = top(own)
-            found[f"diagnosis.{figure}"] = (value, "measured", f"{said}; {_misses(own)}")
+            found[f"diagnosis.{figure}"] = (
+                value,
+                "measured",
+                f"{said}; {_misses(own)}",
+            )
     if sound:
         alarm, said_alarm = share(
-            any(priority >= MIN_PRIORITY for _, priority, _ in row["found"]) for row in sound
+            any(priority >= MIN_PRIORITY for _, priority, _ in row["found"])
+            for row in sound
         )
         found["diagnosis.false_alarms"] = (
             alarm,
@@ -352,10 +397,15 @@ def main() -> None:
     what is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--seed", type=int, action="append", help="these seeds; those of the group by default"
+        "--seed",
+        type=int,
+        action="append",
+        help="these seeds; those of the group by default",
     )
     parser.add_argument("--fault", action="append", help="faults whose cause this is")
-    parser.add_argument("--group", action="append", choices=GROUPS, help="faults of these groups")
+    parser.add_argument(
+        "--group", action="append", choices=GROUPS, help="faults of these groups"
+    )
     parser.add_argument(
         "--folder",
         type=Path,
@@ -363,7 +413,9 @@ def main() -> None:
         help="stores",
     )
     parser.add_argument(
-        "--results", type=Path, help="a line per campaign; FOLDER/results.jsonl by default"
+        "--results",
+        type=Path,
+        help="a line per campaign; FOLDER/results.jsonl by default",
     )
     parser.add_argument(
         "--minutes", type=float, default=600.0, help="begin no campaign after so many"
@@ -373,7 +425,9 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     results = given.results or given.folder / "results.jsonl"
     rows = (
-        [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+        [json.loads(line) for line in results.read_text().splitlines()]
+        if results.exists()
+        else []
     )
     done, ends = (
         {(row["fault"], row["seed"]) for row in rows},
@@ -399,7 +453,15 @@ def main() -> None:
     for name, (value, bound, note) in measure(rows).items():
         print(f"{name} = {value:.3f} (bound {bound}) {note}")
         if not given.dry:
-            record(name, value, "share", bound, "python -m tests.benchmarks.diagnosis", 0, note)
+            record(
+                name,
+                value,
+                "share",
+                bound,
+                "python -m tests.benchmarks.diagnosis",
+                0,
+                note,
+            )
 
 
 if __name__ == "__main__":

@@ -58,7 +58,10 @@ def wrong(dice: random.Random) -> str:
 def sound_data(dice: random.Random) -> Rows:
     """The task: the last two letters of four, in a secret code."""
     words = iter(_letters(dice, sum(SPLITS.values())))
-    return {split: [_row(next(words)) for _ in range(count)] for split, count in SPLITS.items()}
+    return {
+        split: [_row(next(words)) for _ in range(count)]
+        for split, count in SPLITS.items()
+    }
 
 
 def _noisy(rows: Rows, dice: random.Random) -> None:
@@ -98,7 +101,10 @@ def _wrong_references(rows: Rows, dice: random.Random) -> None:
 def _hard(rows: Rows, dice: random.Random) -> None:
     """Nearly all prompts are of a kind that the model cannot do."""
     rows["unlabelled"][12:] = [
-        {"prompt": f"{word}=", "completion": "".join(SECRET[one] for one in reversed(word))}
+        {
+            "prompt": f"{word}=",
+            "completion": "".join(SECRET[one] for one in reversed(word)),
+        }
         for word in _letters(dice, len(rows["unlabelled"]) - 12, 7)
     ]
 
@@ -117,10 +123,14 @@ def _unlike(rows: Rows, dice: random.Random) -> None:
 
     def some(count: int) -> list[dict[str, Any]]:
         words = [
-            f"{''.join(dice.choices(LETTERS[:3], k=2))}{rest}" for rest in _letters(dice, count)
+            f"{''.join(dice.choices(LETTERS[:3], k=2))}{rest}"
+            for rest in _letters(dice, count)
         ]
         return [
-            {"prompt": f"{word}=", "completion": "".join(SECRET[one] for one in word[:2])}
+            {
+                "prompt": f"{word}=",
+                "completion": "".join(SECRET[one] for one in word[:2]),
+            }
             for word in words
         ]
 
@@ -157,7 +167,9 @@ def _overflow() -> None:
     def broken(self: Any, rows: Any) -> tuple[float, int]:
         calls[0] += 1
         loss, positions = whole(self, rows)
-        overflows = calls[0] % 5 == 0 and self.engine.optimizer.param_groups[0]["lr"] > 0.0012
+        overflows = (
+            calls[0] % 5 == 0 and self.engine.optimizer.param_groups[0]["lr"] > 0.0012
+        )
         return (float("nan") if overflows else loss), positions
 
     Loop._update = broken  # type: ignore[method-assign]
@@ -171,8 +183,12 @@ def rounds(**changes: float) -> dict[str, Any]:
 
 
 FAULTS: dict[str, Fault] = {
-    "learning rate × 16": Fault("learning_rate_too_high", recipe=rounds(learning_rate=0.032)),
-    "learning rate / 40": Fault("learning_rate_too_low", recipe=rounds(learning_rate=5e-5)),
+    "learning rate × 16": Fault(
+        "learning_rate_too_high", recipe=rounds(learning_rate=0.032)
+    ),
+    "learning rate / 40": Fault(
+        "learning_rate_too_low", recipe=rounds(learning_rate=5e-5)
+    ),
     "far too many steps on few rows": Fault(
         "overfitting",
         spoil=_few,
@@ -204,8 +220,12 @@ FAULTS: dict[str, Fault] = {
         recipe={"train": {"first": {"steps": 150, "learning_rate": 0.005}}},
     ),
     "eight rows, 240 times": Fault("duplicate_flood", acts_in=0, spoil=_flooded),
-    "temperature 0.02": Fault("low_diversity", recipe={"generate": {"temperature": 0.02}}),
-    "temperature 1.8": Fault("temperature_too_high", recipe={"generate": {"temperature": 1.8}}),
+    "temperature 0.02": Fault(
+        "low_diversity", recipe={"generate": {"temperature": 0.02}}
+    ),
+    "temperature 1.8": Fault(
+        "temperature_too_high", recipe={"generate": {"temperature": 1.8}}
+    ),
     "wrong references": Fault("verifier_false_negatives", spoil=_wrong_references),
     "a verifier that accepts anything": Fault(
         "verifier_too_lenient", recipe={"unlabelled": "regex"}

@@ -29,13 +29,19 @@ def _half_flooded(rows: Rows, dice: random.Random) -> None:
     some = rows["train"][:8]
     places = [(first, second) for first in range(5) for second in range(first, 5)]
     rows["train"] = rows["train"][:200] + [
-        {**row, "prompt": spaced(row["prompt"], *place)} for row in some for place in places
+        {**row, "prompt": spaced(row["prompt"], *place)}
+        for row in some
+        for place in places
     ]
 
 
 MILDER: dict[str, Fault] = {
-    "learning rate × 10": Fault("learning_rate_too_high", recipe=rounds(learning_rate=0.02)),
-    "learning rate / 20": Fault("learning_rate_too_low", recipe=rounds(learning_rate=1e-4)),
+    "learning rate × 10": Fault(
+        "learning_rate_too_high", recipe=rounds(learning_rate=0.02)
+    ),
+    "learning rate / 20": Fault(
+        "learning_rate_too_low", recipe=rounds(learning_rate=1e-4)
+    ),
     "a fifth of the steps": Fault("underfitting", recipe=rounds(steps=8)),
     "25 % wrong labels": Fault(
         "label_noise",
@@ -44,9 +50,15 @@ MILDER: dict[str, Fault] = {
         recipe={"train": {"first": {"steps": 150, "learning_rate": 0.005}}},
     ),
     "eight rows, 120 times": Fault("duplicate_flood", acts_in=0, spoil=_half_flooded),
-    "temperature 0.1": Fault("low_diversity", recipe={"generate": {"temperature": 0.1}}),
-    "temperature 1.5": Fault("temperature_too_high", recipe={"generate": {"temperature": 1.5}}),
-    "two wrong references in five": Fault("verifier_false_negatives", spoil=_half_wrong_references),
+    "temperature 0.1": Fault(
+        "low_diversity", recipe={"generate": {"temperature": 0.1}}
+    ),
+    "temperature 1.5": Fault(
+        "temperature_too_high", recipe={"generate": {"temperature": 1.5}}
+    ),
+    "two wrong references in five": Fault(
+        "verifier_false_negatives", spoil=_half_wrong_references
+    ),
     "a tenth of the validation prompts in the labelled rows": Fault(
         "evaluation_contamination", acts_in=0, spoil=_half_contaminated
     ),
@@ -105,7 +117,9 @@ OTHER_KINDS: dict[str, Fault] = {
         spoil=_shifted_answers,
         recipe={"train": {"first": {"steps": 150, "learning_rate": 0.005}}},
     ),
-    "references spelt otherwise": Fault("verifier_false_negatives", spoil=_spelt_otherwise),
+    "references spelt otherwise": Fault(
+        "verifier_false_negatives", spoil=_spelt_otherwise
+    ),
     "sixteen prompts to answer, spaced in fifteen ways": Fault(
         "duplicate_flood", spoil=_same_questions
     ),
@@ -113,10 +127,14 @@ OTHER_KINDS: dict[str, Fault] = {
         "evaluation_contamination", acts_in=0, spoil=_asked_again
     ),
     "greedy samples": Fault("low_diversity", recipe={"generate": {"temperature": 0.0}}),
-    "losses that spike": Fault("optimizer_trouble", bug=_large_losses, bug_from_round=1),
+    "losses that spike": Fault(
+        "optimizer_trouble", bug=_large_losses, bug_from_round=1
+    ),
     "a learning rate that is warmed up to the end": Fault(
         "learning_rate_too_low",
-        recipe={"train": {"rounds": {**ROUNDS, "learning_rate": 2e-4}, "warmup_share": 1.0}},
+        recipe={
+            "train": {"rounds": {**ROUNDS, "learning_rate": 2e-4}, "warmup_share": 1.0}
+        },
     ),
 }
 """The same causes by faults of another kind. No rule may be changed for the sake of these: a new rule

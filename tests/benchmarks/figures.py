@@ -65,7 +65,9 @@ def record(
         command=command,
         seed=seed,
         cores=len(os.sched_getaffinity(0)),
-        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        memory_gib=round(
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        ),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         note=note,
         code=measured_code(command),
@@ -78,7 +80,9 @@ def record(
 
 def load(path: Path = FIGURES) -> dict[str, Figure]:
     """Name → figure; empty if nothing was recorded."""
-    found: dict[str, Figure] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found: dict[str, Figure] = (
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    )
     return found
 
 
@@ -98,6 +102,9 @@ def met(figure: Figure) -> bool | None:
     if not parsed:
         return None
     value, limit = figure["value"], float(parsed[2])
-    return {"<": value < limit, "≤": value <= limit, "≥": value >= limit, ">": value > limit}[
-        parsed[1]
-    ]
+    return {
+        "<": value < limit,
+        "≤": value <= limit,
+        "≥": value >= limit,
+        ">": value > limit,
+    }[parsed[1]]

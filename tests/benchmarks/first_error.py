@@ -57,7 +57,12 @@ def seconds_to_error(mistake: str) -> tuple[float, float]:
         began = time.monotonic()
         cpu_before = cpu_seconds()
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+            command,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         seconds = time.monotonic() - began
         assert done.returncode == 2, done.stderr
@@ -77,7 +82,9 @@ def cpu_seconds() -> float:
 def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="without effect: nothing here is drawn")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="without effect: nothing here is drawn"
+    )
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     options = parser.parse_args()
     # On a machine that does other things too, the CPU time says how long it takes on a quiet one.
@@ -86,7 +93,15 @@ def main() -> None:
     print(f"recipe.first_error_seconds = {slowest:.4g} s ({note})")
     if not options.dry:
         bound = f"≤ {BOUND_SECONDS}"
-        record("recipe.first_error_seconds", slowest, "s", bound, COMMAND, options.seed, note)
+        record(
+            "recipe.first_error_seconds",
+            slowest,
+            "s",
+            bound,
+            COMMAND,
+            options.seed,
+            note,
+        )
 
 
 if __name__ == "__main__":

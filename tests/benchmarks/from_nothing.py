@@ -49,12 +49,16 @@ def main() -> None:
     parser.add_argument("--tests", action="store_true", help="`make test` as well")
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     options = parser.parse_args()
-    name = subprocess.run(container(), check=True, capture_output=True, text=True).stdout.strip()
+    name = subprocess.run(
+        container(), check=True, capture_output=True, text=True
+    ).stdout.strip()
     try:
         figures = measure(name, with_tests=options.tests)
     finally:
         subprocess.run([*DOCKER, "kill", name], check=True, capture_output=True)
-    command = "python -m tests.benchmarks.from_nothing" + (" --tests" if options.tests else "")
+    command = "python -m tests.benchmarks.from_nothing" + (
+        " --tests" if options.tests else ""
+    )
     for figure, (value, unit, bound, note) in figures.items():
         print(f"{figure} = {value:.4g} {unit} ({note})")
         if not options.dry:
@@ -64,7 +68,8 @@ def main() -> None:
 def measure(name: str, *, with_tests: bool) -> dict[str, tuple[float, str, str, str]]:
     """Return figure → (value, unit, bound, note), from a container that waits."""
     execute(
-        name, f"apt-get -qq update && apt-get -qq install -y --no-install-recommends {PACKAGES}"
+        name,
+        f"apt-get -qq update && apt-get -qq install -y --no-install-recommends {PACKAGES}",
     )
     files = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True
@@ -93,7 +98,9 @@ def measure(name: str, *, with_tests: bool) -> dict[str, tuple[float, str, str, 
     if not set_up:
         raise SystemExit("error: the set-up did not say what it did")
     way = "cpu_wheel" if set_up[3].endswith("+cpu") else "public_index"
-    downloaded = sum(float(one) for one in re.findall(r"(\d+) MB downloaded", output)) / 1000
+    downloaded = (
+        sum(float(one) for one in re.findall(r"(\d+) MB downloaded", output)) / 1000
+    )
     note = f"torch {set_up[3]}; {downloaded:.1f} GB downloaded"
     figures = {
         f"setup.{way}_seconds": (float(set_up[1]), "s", "measured", note),
@@ -104,7 +111,12 @@ def measure(name: str, *, with_tests: bool) -> dict[str, tuple[float, str, str, 
         began = time.monotonic()
         output = execute(name, "cd /ratchet && make test")
         summary = output.strip().splitlines()[-1].strip("= ")
-        figures["tests.from_nothing_seconds"] = (time.monotonic() - began, "s", "measured", summary)
+        figures["tests.from_nothing_seconds"] = (
+            time.monotonic() - began,
+            "s",
+            "measured",
+            summary,
+        )
     return figures
 
 
@@ -112,7 +124,9 @@ def execute(name: str, command: str) -> str:
     """Run a shell command in the container and return its output, which is shown as it comes."""
     output: list[str] = []
     with subprocess.Popen(
-        [*DOCKER, "exec", name, "sh", "-c", f"{command} 2>&1"], stdout=subprocess.PIPE, text=True
+        [*DOCKER, "exec", name, "sh", "-c", f"{command} 2>&1"],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

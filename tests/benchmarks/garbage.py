@@ -46,7 +46,9 @@ def measure(folder: Path) -> tuple[float, int, int]:
     deleted = 0
     largest = 0
     for number in range(NUM_ROUNDS):
-        campaign.round(number, 0.3 + number / 100, "rejected" if number % 3 else "promoted")
+        campaign.round(
+            number, 0.3 + number / 100, "rejected" if number % 3 else "promoted"
+        )
         for _ in range(2):
             account = collect(context, policy, grace_seconds=0.0, delete=True)
             deleted += account.deleted.bytes
@@ -71,7 +73,9 @@ def _still_stored(store: Store, receipt: Receipt) -> int:
 
 
 def _stored_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in (folder / "store").rglob("*") if path.is_file())
+    return sum(
+        path.stat().st_size for path in (folder / "store").rglob("*") if path.is_file()
+    )
 
 
 def main() -> None:
@@ -83,7 +87,9 @@ def main() -> None:
         f"the store had {largest / 1e6:.0f} MB at most, instead of {without / 1e6:.0f} MB, over "
         f"{NUM_ROUNDS} rounds of which each third was promoted; logs of rejected trainings stay"
     )
-    record("gc.reclaimed_share", share, "share", f"≥ {BOUND}", COMMAND, seed=0, note=note)
+    record(
+        "gc.reclaimed_share", share, "share", f"≥ {BOUND}", COMMAND, seed=0, note=note
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,14 @@ from components.statistics import binomial_upper
 from tests.benchmarks.figures import record
 from tests.benchmarks.gate_adaptive import adaptive_figures
 from tests.benchmarks.gate_families import family_figures
-from tests.benchmarks.gate_rounds import CAMPAIGNS, PROMPTS, ROUNDS, SECTION, Bools, judged
+from tests.benchmarks.gate_rounds import (
+    CAMPAIGNS,
+    PROMPTS,
+    ROUNDS,
+    SECTION,
+    Bools,
+    judged,
+)
 
 GAIN = 0.03
 ACCURACIES, DISCORDANCES = (0.3, 0.6, 0.9), (0.02, 0.07, 0.15, 0.3)
@@ -42,7 +49,11 @@ CONTINUED = {
     "4 rounds": [_run(4)],
     "4 rounds, then 4 more three times": [_run(rounds) for rounds in (4, 8, 12, 16)],
     "1 round, then 1 more fifteen times": [_run(rounds) for rounds in range(1, 17)],
-    "4 rounds, then 4 more with alpha 0.2 and 0.5": [_run(4), _run(8, 0.2), _run(12, 0.5)],
+    "4 rounds, then 4 more with alpha 0.2 and 0.5": [
+        _run(4),
+        _run(8, 0.2),
+        _run(12, 0.5),
+    ],
 }
 """Campaigns that people carry out in several runs, with the settings of each."""
 
@@ -94,11 +105,15 @@ def campaigns(
     return promoted
 
 
-def power_of(dice: np.random.Generator, discordance: float, number: int, in_a_row: int) -> float:
+def power_of(
+    dice: np.random.Generator, discordance: float, number: int, in_a_row: int
+) -> float:
     """Chance that a round shows a model that is GAIN better, after so many promotions in a row."""
     account = opened(None, SECTION)
     wins = dice.binomial(PROMPTS, (discordance + GAIN) / 2, CAMPAIGNS)
-    losses = dice.binomial(PROMPTS - wins, (discordance - GAIN) / (2 - discordance - GAIN))
+    losses = dice.binomial(
+        PROMPTS - wins, (discordance - GAIN) / (2 - discordance - GAIN)
+    )
     shown = [
         judged(account, number, ROUNDS, in_a_row, won, lost)[1]
         for won, lost in zip(wins.tolist(), losses.tolist(), strict=True)
@@ -112,12 +127,16 @@ def possible(accuracy: float, discordance: float, steps: int) -> bool:
     return ahead <= discordance and (discordance + ahead) / 2 <= min(accuracy, 1 - best)
 
 
-def continued(dice: np.random.Generator, runs: Sequence[DecideSection], discordance: float) -> int:
+def continued(
+    dice: np.random.Generator, runs: Sequence[DecideSection], discordance: float
+) -> int:
     """Of CONTINUED_CAMPAIGNS campaigns of equal models, each one run after the other, how many
     promote; every run continues the one before it by `resume_from`."""
     fooled = 0
     last_round = runs[-1].max_rounds
-    differing = dice.binomial(PROMPTS, discordance, (CONTINUED_CAMPAIGNS, last_round + 1))
+    differing = dice.binomial(
+        PROMPTS, discordance, (CONTINUED_CAMPAIGNS, last_round + 1)
+    )
     won = dice.binomial(differing, 0.5)
     for row, wins in zip(differing.tolist(), won.tolist(), strict=True):
         account = None
@@ -127,7 +146,12 @@ def continued(dice: np.random.Generator, runs: Sequence[DecideSection], discorda
             account = opened(account, run)
             while number <= run.max_rounds and not promoted:
                 account, promoted = judged(
-                    account, number, run.max_rounds, 0, wins[number], row[number] - wins[number]
+                    account,
+                    number,
+                    run.max_rounds,
+                    0,
+                    wins[number],
+                    row[number] - wins[number],
                 )
                 number += 1
         fooled += promoted
@@ -142,7 +166,9 @@ def continued_figures(dice: np.random.Generator) -> dict[str, tuple[float, str, 
         for discordance in (0.02, 0.07):
             fooled = continued(dice, runs, discordance)
             worst = max(worst, fooled)
-            shares.append(f"{name}, discordance {discordance}: {fooled / CONTINUED_CAMPAIGNS:.4f}")
+            shares.append(
+                f"{name}, discordance {discordance}: {fooled / CONTINUED_CAMPAIGNS:.4f}"
+            )
             print(shares[-1])
     return {
         "gate.resumed_false_promotion": (

@@ -52,7 +52,9 @@ def counts_of_change(dice: np.random.Generator, persistent: float) -> Counts:
 def counts_of_round(dice: np.random.Generator, changes: Sequence[Counts]) -> Counts:
     """Return what a round with these changes shows on the same split."""
     fresh = dice.binomial(PROMPTS, FRESH / 2, 2)
-    stay = dice.binomial(np.sum(changes, axis=0, dtype=np.int64), STAYS) if changes else 0
+    stay = (
+        dice.binomial(np.sum(changes, axis=0, dtype=np.int64), STAYS) if changes else 0
+    )
     wins, losses = (stay + fresh).tolist()
     return Counts(wins, losses)
 
@@ -70,7 +72,9 @@ def plan_of(change: int) -> Plan:
     )
 
 
-def rejected_round(plan: Plan, accuracy: float, causes: tuple[Cause, ...]) -> RoundRecord:
+def rejected_round(
+    plan: Plan, accuracy: float, causes: tuple[Cause, ...]
+) -> RoundRecord:
     """Return the record of a round whose changes were reviewed by this accuracy."""
     return RoundRecord(
         round=0,
@@ -86,7 +90,9 @@ def rejected_round(plan: Plan, accuracy: float, causes: tuple[Cause, ...]) -> Ro
     )
 
 
-def promotes(dice: np.random.Generator, persistent: float, *, by_validation: bool) -> bool:
+def promotes(
+    dice: np.random.Generator, persistent: float, *, by_validation: bool
+) -> bool:
     """Return whether a campaign of changes that do nothing ever promotes.
 
     Args:
@@ -100,9 +106,13 @@ def promotes(dice: np.random.Generator, persistent: float, *, by_validation: boo
     previous_plan = plan = plan_of(0)
     record: RoundRecord | None = None
     for number in range(ROUNDS + 1):
-        validation = counts_of_round(dice, [on_validation for on_validation, _ in changes])
+        validation = counts_of_round(
+            dice, [on_validation for on_validation, _ in changes]
+        )
         dev = counts_of_round(dice, [on_dev for _, on_dev in changes])
-        account, promoted = judged(account, number, ROUNDS, 0, validation.wins, validation.losses)
+        account, promoted = judged(
+            account, number, ROUNDS, 0, validation.wins, validation.losses
+        )
         if promoted:
             return True
         accuracy = (validation if by_validation else dev).accuracy
@@ -116,7 +126,9 @@ def promotes(dice: np.random.Generator, persistent: float, *, by_validation: boo
             causes = (Cause(name=TAKEN_BACK, evidence="", priority=1.0, change=None),)
         record = rejected_round(plan, accuracy, causes)
         # What seemed to help stays, and another change is tried beside it.
-        changes.append((counts_of_change(dice, persistent), counts_of_change(dice, persistent)))
+        changes.append(
+            (counts_of_change(dice, persistent), counts_of_change(dice, persistent))
+        )
         previous_plan, plan = plan, plan_of(number + 1)
     return False
 

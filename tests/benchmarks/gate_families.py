@@ -21,7 +21,9 @@ LARGEST_LOSSES = (1, 4, 9, 19)
 """What a family loses that does, in gains of those that gain."""
 
 
-def proves(gains: Sequence[float], families: Sequence[str], largest_loss: float = 1.0) -> bool:
+def proves(
+    gains: Sequence[float], families: Sequence[str], largest_loss: float = 1.0
+) -> bool:
     """Whether the first round of a campaign would promote for these gains."""
     totals: Counter[str] = Counter()
     for family, gain in zip(families, gains, strict=True):
@@ -36,10 +38,14 @@ def proves(gains: Sequence[float], families: Sequence[str], largest_loss: float 
 
 def false_campaigns(num_campaigns: int, promotes_falsely: Callable[[], bool]) -> int:
     """Of so many campaigns of equal models, how many promote."""
-    return sum(any(promotes_falsely() for _ in range(ROUNDS)) for _ in range(num_campaigns))
+    return sum(
+        any(promotes_falsely() for _ in range(ROUNDS)) for _ in range(num_campaigns)
+    )
 
 
-def leaning_gains(dice: np.random.Generator, families: int, size: int, ahead: float = 0.0) -> Ints:
+def leaning_gains(
+    dice: np.random.Generator, families: int, size: int, ahead: float = 0.0
+) -> Ints:
     """Gains of prompts in families of a size: the models differ on 15 % of the prompts, of which a
     family's lean the same way, 8 of 10; in `ahead` more of the families the candidate's way."""
     leaning = np.where(dice.random(families) < (1 + ahead) / 2, 1, -1).repeat(size)
@@ -60,7 +66,9 @@ def mcnemar_campaigns(dice: np.random.Generator, families: int, size: int) -> in
     def promotes_falsely() -> bool:
         gains = leaning_gains(dice, families, size)
         wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
-        return wins > losses and decide(by_counts(gains.size, wins, losses, LEVEL)).promote
+        return (
+            wins > losses and decide(by_counts(gains.size, wins, losses, LEVEL)).promote
+        )
 
     return false_campaigns(FAMILY_CAMPAIGNS, promotes_falsely)
 
@@ -81,7 +89,9 @@ def skewed_campaigns(
     fooled = np.zeros(CAMPAIGNS, dtype=bool)
     for _ in range(ROUNDS):
         counts = dice.multinomial(families, shares, CAMPAIGNS)
-        fooled |= np.array([promoted(gained, lost) for gained, lost, _ in counts.tolist()])
+        fooled |= np.array(
+            [promoted(gained, lost) for gained, lost, _ in counts.tolist()]
+        )
     return int(fooled.sum())
 
 
@@ -90,7 +100,9 @@ def graded_campaigns(dice: np.random.Generator, prompts: int) -> int:
     off, how many promote."""
 
     def drawn_errors() -> Floats:
-        return dice.choice([0.0, 1.0, 2.0, 4.0, 1e6], prompts, p=[0.5, 0.28, 0.1, 0.1, 0.02])
+        return dice.choice(
+            [0.0, 1.0, 2.0, 4.0, 1e6], prompts, p=[0.5, 0.28, 0.1, 0.1, 0.02]
+        )
 
     def results(errors: Floats) -> list[Result]:
         return [
@@ -130,7 +142,9 @@ def upper_note(fooled: dict[str, tuple[int, int]]) -> tuple[float, str]:
         print(f"{name}: {fooled[name][0] / fooled[name][1]:.4f}, at most {upper:.4f}")
     worst = max(uppers, key=lambda name: uppers[name])
     share = fooled[worst][0] / fooled[worst][1]
-    return uppers[worst], f"the worst of {len(fooled)} settings: {worst}, {share:.4f} of campaigns"
+    return uppers[
+        worst
+    ], f"the worst of {len(fooled)} settings: {worst}, {share:.4f} of campaigns"
 
 
 def family_figures(dice: np.random.Generator) -> dict[str, tuple[float, str, str]]:
@@ -155,20 +169,26 @@ def family_figures(dice: np.random.Generator) -> dict[str, tuple[float, str, str
                 leaning_gains(dice, families, size).tolist(), names
             ),
         )
-        symmetric[f"{families} families of {size} that lean"] = (fooled, FAMILY_CAMPAIGNS)
+        symmetric[f"{families} families of {size} that lean"] = (
+            fooled,
+            FAMILY_CAMPAIGNS,
+        )
     powers = {}
     for families, size in ((41, 25), (100, 10), (200, 5), (400, 3), (400, 10)):
         names = names_of(families, size)
         # A family that leans gains 0.15 · (0.8 - 0.2) of its prompts: 5 points need 56 % more.
         ahead = 0.05 / 0.09
         shown = [
-            proves(leaning_gains(dice, families, size, ahead).tolist(), names) for _ in range(400)
+            proves(leaning_gains(dice, families, size, ahead).tolist(), names)
+            for _ in range(400)
         ]
         powers[f"{families} of {size}"] = sum(shown) / len(shown)
     upper_symmetric, note_symmetric = upper_note(symmetric)
     upper_skewed, note_skewed = upper_note(skewed)
     ignored = mcnemar_campaigns(dice, 41, 25)
-    bound = "exact 95 % upper bound of the share of campaigns that promote, equal models"
+    bound = (
+        "exact 95 % upper bound of the share of campaigns that promote, equal models"
+    )
     return {
         "gate.family_false_promotion": (
             upper_symmetric,

@@ -62,7 +62,9 @@ def settings() -> Iterator[tuple[str, Floats, int]]:
             for right in (0.6, 0.9):
                 alike = _confusion(np.full(num_classes, right))
                 for agree in (0.0, 0.9):
-                    name = f"{front}, equal models, right {right:.0%}, alike {agree:.0%}"
+                    name = (
+                        f"{front}, equal models, right {right:.0%}, alike {agree:.0%}"
+                    )
                     yield name, _joint(prior, alike, alike, agree), num_prompts
             for num_rare in sorted({1, num_classes - 1}):
                 for gain in (0.02, 0.1):

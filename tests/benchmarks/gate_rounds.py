@@ -27,7 +27,12 @@ def p_value(wins: int, losses: int) -> float:
 
 
 def judged(
-    account: AlphaAccount, number: int, max_rounds: int, in_a_row: int, wins: int, losses: int
+    account: AlphaAccount,
+    number: int,
+    max_rounds: int,
+    in_a_row: int,
+    wins: int,
+    losses: int,
 ) -> tuple[AlphaAccount, bool]:
     """Return the account after a round with these counts, and whether it promoted."""
     level = level_of_round(account, number, max_rounds, in_a_row)

@@ -61,7 +61,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--part", choices=("smollm2", "tiny", "vllm"), action="append", help="only this one"
+        "--part",
+        choices=("smollm2", "tiny", "vllm"),
+        action="append",
+        help="only this one",
     )
     parser.add_argument(
         "--vllm-python",
@@ -84,7 +87,9 @@ def main() -> None:
         parser.error("--part vllm needs --vllm-python")
     with tempfile.TemporaryDirectory(prefix="generation-") as place:
         for part in given.part or measures:
-            for name, (value, unit, bound, note) in measures[part](Path(place), given.seed).items():
+            for name, (value, unit, bound, note) in measures[part](
+                Path(place), given.seed
+            ).items():
                 print(f"{name} = {value:.4g} {unit} (bound {bound}) {note}", flush=True)
                 more = " --part vllm --vllm-python PYTHON" if part == "vllm" else ""
                 record(name, value, unit, bound, command + more, given.seed, note)
@@ -124,16 +129,26 @@ def measure_smollm2(folder: Path, seed: int) -> dict[str, tuple[float, str, str,
 def measure_tiny(folder: Path, seed: int) -> dict[str, tuple[float, str, str, str]]:
     """The same for a model that is all overhead."""
     save_tiny(folder / "tiny", "llama-nope", seed, **TINY)
-    found = {name: arm(folder, seed, f"tiny,{name}") for name in ("ours", "eager", "sdpa", "one")}
+    found = {
+        name: arm(folder, seed, f"tiny,{name}")
+        for name in ("ours", "eager", "sdpa", "one")
+    }
     best = max(found["eager"], found["sdpa"])
     note = f"tokens/s: ours {found['ours']:.0f}, generate {best:.0f}, one by one {found['one']:.0f}"
     return {
         "generate.tiny_vs_generate": (found["ours"] / best, "ratio", "≥ 1.4", note),
-        "generate.tiny_vs_batch_one": (found["ours"] / found["one"], "ratio", "≥ 40", ""),
+        "generate.tiny_vs_batch_one": (
+            found["ours"] / found["one"],
+            "ratio",
+            "≥ 40",
+            "",
+        ),
     }
 
 
-def measure_vllm(python: str, folder: Path, seed: int) -> dict[str, tuple[float, str, str, str]]:
+def measure_vllm(
+    python: str, folder: Path, seed: int
+) -> dict[str, tuple[float, str, str, str]]:
     """vLLM through the step's engine, and called directly."""
     if not (folder / "smollm2").exists():
         materialise_base(ModelSection(source=BASE), 0, folder / "smollm2", {}, folder)
@@ -141,8 +156,16 @@ def measure_vllm(python: str, folder: Path, seed: int) -> dict[str, tuple[float,
     found: dict[str, list[float]] = {"ours": [], "direct": []}
     for _ in range(2):
         for name, rates in found.items():
-            command = [python, "-m", "tests.benchmarks.generation_vllm", name, str(folder)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            command = [
+                python,
+                "-m",
+                "tests.benchmarks.generation_vllm",
+                name,
+                str(folder),
+            ]
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, text=True, check=True
+            )
             # vLLM's own lines may stand before and behind.
             (rate,) = (
                 json.loads(line)["rate"]
@@ -195,7 +218,9 @@ def texts_of(seed: int) -> list[str]:
     texts = [
         entry["question"]
         for task in TASKS
-        for entry in reasoning_gym.create_dataset(task, size=NUM_PROMPTS // len(TASKS), seed=seed)
+        for entry in reasoning_gym.create_dataset(
+            task, size=NUM_PROMPTS // len(TASKS), seed=seed
+        )
     ]
     random.Random(seed).shuffle(texts)
     return texts
@@ -209,10 +234,14 @@ def ours(folder: Path, seed: int) -> float:
         Request(tuple(ids), tuple(range(SAMPLES * n, SAMPLES * (n + 1))))
         for n, ids in enumerate(prompts)
     ]
-    return own_rate(model, codec, requests, Sampling(1.0, TOP_K, 1.0, NEW_TOKENS, OURS_BATCH))
+    return own_rate(
+        model, codec, requests, Sampling(1.0, TOP_K, 1.0, NEW_TOKENS, OURS_BATCH)
+    )
 
 
-def own_rate(model: Any, codec: Codec, requests: list[Request], sampling: Sampling) -> float:
+def own_rate(
+    model: Any, codec: Codec, requests: list[Request], sampling: Sampling
+) -> float:
     """Tokens/s of the engine."""
     warm = Sampling(sampling.temperature, TOP_K, 1.0, 4, sampling.batch_size)
     list(
@@ -240,7 +269,9 @@ def article(folder: Path, seed: int) -> float:
     )
 
 
-def peer(folder: Path, seed: int, dtype: str, attention: str, rows: str, order: str) -> float:
+def peer(
+    folder: Path, seed: int, dtype: str, attention: str, rows: str, order: str
+) -> float:
     """`generate` with eight samples a prompt: one batch, of prompts as they come or of similar
     length."""
     model, codec = load(folder / "smollm2", getattr(torch, dtype), attention)
@@ -254,13 +285,20 @@ def greedy(folder: Path, seed: int) -> float:
     """Share of 32 greedy answers in fp32 that are those of `generate`, one by one, token by token."""
     model, codec = load(folder / "smollm2", torch.float32)
     prompts = questions(codec, seed)[:32]
-    theirs = [generated(model, codec, [ids], 1, NEW_TOKENS, do_sample=False)[0] for ids in prompts]
+    theirs = [
+        generated(model, codec, [ids], 1, NEW_TOKENS, do_sample=False)[0]
+        for ids in prompts
+    ]
     use_shared_heads(model)
     requests = [Request(tuple(ids), (0,)) for ids in prompts]
     own = {
         answer.request: [*answer.ids, *codec.end_ids[: answer.finished]]
         for answer in sample(
-            model, requests, Sampling(0.0, 0, 1.0, NEW_TOKENS, 32), codec.end_ids, codec.pad_id
+            model,
+            requests,
+            Sampling(0.0, 0, 1.0, NEW_TOKENS, 32),
+            codec.end_ids,
+            codec.pad_id,
         )
     }
     return sum(own[number] == ids for number, ids in enumerate(theirs)) / len(theirs)
@@ -274,15 +312,24 @@ def tiny(folder: Path, seed: int, how: str) -> float:
         model, codec = load(folder / "tiny", torch.float32, how.replace("one", "eager"))
     rng = random.Random(seed)
     prompts = [
-        codec.prompt_ids(f"{rng.randrange(10 ** (1 + n % 12))}=") for n in range(8 * TINY_BATCH)
+        codec.prompt_ids(f"{rng.randrange(10 ** (1 + n % 12))}=")
+        for n in range(8 * TINY_BATCH)
     ]
     if how == "ours":
-        requests = [Request(tuple(ids), (number,)) for number, ids in enumerate(prompts)]
-        return own_rate(model, codec, requests, Sampling(1.0, TOP_K, 1.0, TINY_TOKENS, TINY_BATCH))
+        requests = [
+            Request(tuple(ids), (number,)) for number, ids in enumerate(prompts)
+        ]
+        return own_rate(
+            model, codec, requests, Sampling(1.0, TOP_K, 1.0, TINY_TOKENS, TINY_BATCH)
+        )
     if how == "one":
-        return generate_rate(model, codec, [[ids] for ids in prompts[:100]], 1, TINY_TOKENS)
+        return generate_rate(
+            model, codec, [[ids] for ids in prompts[:100]], 1, TINY_TOKENS
+        )
     prompts = sorted(prompts, key=len)
-    return generate_rate(model, codec, list(chunks(prompts, TINY_BATCH)), 1, TINY_TOKENS)
+    return generate_rate(
+        model, codec, list(chunks(prompts, TINY_BATCH)), 1, TINY_TOKENS
+    )
 
 
 def chunks(prompts: list[list[int]], size: int) -> Iterator[list[list[int]]]:
@@ -291,7 +338,9 @@ def chunks(prompts: list[list[int]], size: int) -> Iterator[list[list[int]]]:
         yield prompts[begin : begin + size]
 
 
-def load(folder: Path, dtype: torch.dtype, attention: str = "eager") -> tuple[Any, Codec]:
+def load(
+    folder: Path, dtype: torch.dtype, attention: str = "eager"
+) -> tuple[Any, Codec]:
     """A model with its codec."""
     model = load_model(folder, dtype)
     model.set_attn_implementation(attention)
@@ -299,7 +348,11 @@ def load(folder: Path, dtype: torch.dtype, attention: str = "eager") -> tuple[An
 
 
 def generate_rate(
-    model: Any, codec: Codec, batches: list[list[list[int]]], samples: int, num_tokens: int
+    model: Any,
+    codec: Codec,
+    batches: list[list[list[int]]],
+    samples: int,
+    num_tokens: int,
 ) -> float:
     """Tokens/s of `generate`, drawing as the recipe does."""
     torch.manual_seed(0)
@@ -315,7 +368,12 @@ def generate_rate(
 
 
 def generated(
-    model: Any, codec: Codec, prompts: list[list[int]], samples: int, num_tokens: int, **how: Any
+    model: Any,
+    codec: Codec,
+    prompts: list[list[int]],
+    samples: int,
+    num_tokens: int,
+    **how: Any,
 ) -> list[list[int]]:
     """Answers of `generate` as token ids, up to the end token and with it."""
     length = max(map(len, prompts))
@@ -336,7 +394,9 @@ def generated(
 
 def ended(ids: list[int], end_ids: tuple[int, ...]) -> list[int]:
     """Everything up to the first end token, with it."""
-    place = next((place for place, one in enumerate(ids) if one in end_ids), len(ids) - 1)
+    place = next(
+        (place for place, one in enumerate(ids) if one in end_ids), len(ids) - 1
+    )
     return ids[: place + 1]
 
 

@@ -26,7 +26,9 @@ from components.modeling.inference.sampling import Sampling
 from components.modeling.load import load_tokenizer
 
 SAMPLES = 8
-SAMPLING = Sampling(temperature=1.0, top_k=50, top_p=1.0, max_new_tokens=64, batch_size=128)
+SAMPLING = Sampling(
+    temperature=1.0, top_k=50, top_p=1.0, max_new_tokens=64, batch_size=128
+)
 
 
 def main() -> None:
@@ -44,7 +46,11 @@ def ours(model: Path, texts: list[str]) -> float:
     """By the step's engine, which gives every sample a seed of its own."""
     engine = VllmEngine(model, "", SAMPLING, Vllm())
     asks = [
-        Ask(Prompt(id=str(number), text=text, verifier="exact"), index, SAMPLES * number + index)
+        Ask(
+            Prompt(id=str(number), text=text, verifier="exact"),
+            index,
+            SAMPLES * number + index,
+        )
         for number, text in enumerate(texts)
         for index in range(SAMPLES)
     ]
@@ -76,7 +82,9 @@ def direct(model: Path, texts: list[str]) -> float:
         stop_token_ids=list(codec.end_ids),
         detokenize=False,
     )
-    prompts: list[Any] = [{"prompt_token_ids": codec.prompt_ids(text)} for text in texts]
+    prompts: list[Any] = [
+        {"prompt_token_ids": codec.prompt_ids(text)} for text in texts
+    ]
     llm.generate(prompts[: SAMPLING.batch_size // SAMPLES], params, use_tqdm=False)
     begun = time.perf_counter()
     outputs = llm.generate(prompts, params, use_tqdm=False)

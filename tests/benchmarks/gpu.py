@@ -25,8 +25,18 @@ LENGTH = 1024
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
 """Dense bf16, from the makers' data sheets."""
 SHAPES = {
-    "135m": {"hidden_size": 768, "num_layers": 16, "num_heads": 12, "intermediate_size": 2304},
-    "1b": {"hidden_size": 2048, "num_layers": 20, "num_heads": 16, "intermediate_size": 6656},
+    "135m": {
+        "hidden_size": 768,
+        "num_layers": 16,
+        "num_heads": 12,
+        "intermediate_size": 2304,
+    },
+    "1b": {
+        "hidden_size": 2048,
+        "num_layers": 20,
+        "num_heads": 16,
+        "intermediate_size": 6656,
+    },
 }
 
 
@@ -41,13 +51,17 @@ def main() -> None:
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in device), None)
     text = "0123456789" * (LENGTH // 10)
     rows = [
-        TrainingRow(id=str(n), prompt="", completion=text[:-2], source="labelled", round=0)
+        TrainingRow(
+            id=str(n), prompt="", completion=text[:-2], source="labelled", round=0
+        )
         for n in range(256)
     ]
     command = f"python -m tests.benchmarks.gpu --seed {seed}"
     with tempfile.TemporaryDirectory(prefix="gpu-") as place:
         for size, shape in SHAPES.items():
-            base = save_tiny(Path(place) / size, "llama", seed, max_length=LENGTH, **shape)
+            base = save_tiny(
+                Path(place) / size, "llama", seed, max_length=LENGTH, **shape
+            )
             for zero_stage in (2, 3):
                 job = make_job(
                     Path(place) / f"{size}-{zero_stage}",
@@ -63,10 +77,13 @@ def main() -> None:
                     stages=(Stage(name="sft", steps=20, learning_rate=1e-4),),
                 )
                 done = carry_out(job)
-                costs = json.loads((done["output"] / "measured.json").read_text())["costs"]
+                costs = json.loads((done["output"] / "measured.json").read_text())[
+                    "costs"
+                ]
                 speed = done["tokens_trained"] / costs["compute_seconds"]
                 per_token = (
-                    6 * parameters(base) + 12 * shape["num_layers"] * shape["hidden_size"] * LENGTH
+                    6 * parameters(base)
+                    + 12 * shape["num_layers"] * shape["hidden_size"] * LENGTH
                 )
                 record(
                     f"gpu.{size}_zero{zero_stage}_tokens_per_second",
@@ -88,7 +105,10 @@ def main() -> None:
                         seed,
                         device,
                     )
-                print(f"{size} ZeRO {zero_stage}: {speed:,.0f} tokens/s on {device}", flush=True)
+                print(
+                    f"{size} ZeRO {zero_stage}: {speed:,.0f} tokens/s on {device}",
+                    flush=True,
+                )
 
 
 def parameters(folder: Path) -> int:

@@ -91,7 +91,11 @@ def recipe_of(folder: Path, seed: int, hints: bool) -> dict[str, Any]:
         },
         "data": {
             "sources": [
-                {"uri": (folder / f"{split}.jsonl").as_uri(), "split": split, "verifier": "choice"}
+                {
+                    "uri": (folder / f"{split}.jsonl").as_uri(),
+                    "split": split,
+                    "verifier": "choice",
+                }
                 for split in SPLITS
             ]
         },
@@ -136,16 +140,24 @@ def campaign(seed: int, hints: bool, folder: Path) -> dict[str, float]:
     data = folder / f"data-{seed}"
     write_data(data, seed)
     context = make_context(
-        f"file://{folder}/store-{seed}", {**os.environ, "RATCHET_CACHE": f"{folder}/cache-{seed}"}
+        f"file://{folder}/store-{seed}",
+        {**os.environ, "RATCHET_CACHE": f"{folder}/cache-{seed}"},
     )
     start = prepare(PrepareInputs(recipe_of(data, seed, hints), {}, "", ""), context)
     state = state_with_base(context, start)
     for number in range(ROUNDS + 1):
-        state = receipt_uri(context, one_round(context, start, state, Fault(cause=""), number))
+        state = receipt_uri(
+            context, one_round(context, start, state, Fault(cause=""), number)
+        )
     decided = read_receipt(context, ref_of_uri(context, state))
-    after = State.model_validate_json(fetch(context, decided, "state.json").read_bytes())
+    after = State.model_validate_json(
+        fetch(context, decided, "state.json").read_bytes()
+    )
     prompts = read_rows(
-        fetch(context, read_receipt(context, after.prepared), "splits/validation.jsonl"), Prompt
+        fetch(
+            context, read_receipt(context, after.prepared), "splits/validation.jsonl"
+        ),
+        Prompt,
     )
     hard = {prompt.id for prompt in prompts if prompt.text[-2] in UNKNOWN}
     assert after.champion_evaluation is not None
@@ -176,7 +188,9 @@ def campaign(seed: int, hints: bool, folder: Path) -> dict[str, float]:
 def main() -> None:
     """Both arms of every seed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, action="append", help="these seeds; all six by default")
+    parser.add_argument(
+        "--seed", type=int, action="append", help="these seeds; all six by default"
+    )
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     given = parser.parse_args()
     seeds, begun = given.seed or list(SEEDS), time.monotonic()
@@ -187,7 +201,8 @@ def main() -> None:
             for hints, results in arms.items():
                 results.append(campaign(seed, hints, Path(folder)))
             print(
-                f"seed {seed}: with hints {arms[True][-1]}, without {arms[False][-1]}", flush=True
+                f"seed {seed}: with hints {arms[True][-1]}, without {arms[False][-1]}",
+                flush=True,
             )
     helped, alone = ([one["hard"] for one in arms[hints]] for hints in (True, False))
     others = [fmean(one["others"] for one in arms[hints]) for hints in (True, False)]
@@ -197,7 +212,9 @@ def main() -> None:
         f"{fmean(alone):.2f} ({min(alone):.2f} to {max(alone):.2f}); the other prompts {others[0]:.2f} with, "
         f"{others[1]:.2f} without"
     )
-    print(f"hints.hard_answered = {fmean(helped):.3f}: {note}; {time.monotonic() - begun:.0f} s")
+    print(
+        f"hints.hard_answered = {fmean(helped):.3f}: {note}; {time.monotonic() - begun:.0f} s"
+    )
     if not given.dry:
         record(
             "hints.hard_answered",

@@ -35,7 +35,9 @@ def timed(target: str) -> tuple[float, str]:
     subprocess.run(["make", "setup"], cwd=root, check=True)
     lines: list[str] = []
     began = time.monotonic()
-    with subprocess.Popen(["make", target], cwd=root, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        ["make", target], cwd=root, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -47,13 +49,16 @@ def timed(target: str) -> tuple[float, str]:
 def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="without effect: nothing here is drawn")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="without effect: nothing here is drawn"
+    )
     parser.add_argument("--style", action="store_true", help="the style alone")
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     options = parser.parse_args()
     rates = measure(product_files()).rates()
     values = {
-        figure: (rates[name], unit, bound, "") for figure, (name, unit, bound) in FIGURES.items()
+        figure: (rates[name], unit, bound, "")
+        for figure, (name, unit, bound) in FIGURES.items()
     }
     if not options.style:
         seconds, summary = timed("quick")

@@ -30,7 +30,12 @@ from tests.benchmarks.figures import record
 Pair = tuple[str, str]
 
 DIGITS = (3, 5)
-NUM_LABELLED, NUM_DEV, NUM_SAMPLES, NUM_TEST = 2000, InfluenceChoice().dev_rows, 4000, 1000
+NUM_LABELLED, NUM_DEV, NUM_SAMPLES, NUM_TEST = (
+    2000,
+    InfluenceChoice().dev_rows,
+    4000,
+    1000,
+)
 SEEDS = 7
 FIRST_STEPS, FIRST_RATE = 200, 2e-3
 ROUND_STEPS, ROUND_RATE = 200, 1e-3
@@ -98,11 +103,18 @@ def measure(seed: int) -> dict[str, float]:
     model.load_state_dict(start)
     _, others = _timed(
         lambda: (
-            _answer(model, codec, clean[: NUM_SAMPLES // SAMPLES_PER_PROMPT], SAMPLES_PER_PROMPT),
+            _answer(
+                model,
+                codec,
+                clean[: NUM_SAMPLES // SAMPLES_PER_PROMPT],
+                SAMPLES_PER_PROMPT,
+            ),
             _answer(model, codec, test, 1),
         )
     )
-    gap = (results["influence"] - results["random"]) / (results["oracle"] - results["random"])
+    gap = (results["influence"] - results["random"]) / (
+        results["oracle"] - results["random"]
+    )
     whole = others + training["influence"]
     print(
         f"seed {seed}: before {before:.3f}, {results}; kept {len(kept)}; a round {whole:.1f} s, scores {seconds:.1f} s"
@@ -121,7 +133,9 @@ def _rows(draw: random.Random, count: int) -> list[Pair]:
     return [(f"{digits}=", digits[::-1]) for digits in prompts]
 
 
-def _corrupted(draw: random.Random, rows: Sequence[Pair]) -> tuple[list[Pair], list[bool]]:
+def _corrupted(
+    draw: random.Random, rows: Sequence[Pair]
+) -> tuple[list[Pair], list[bool]]:
     """Half of the rows with the answer of another row of the same length."""
     marks = [place % 2 == 0 for place in range(len(rows))]
     draw.shuffle(marks)
@@ -130,7 +144,9 @@ def _corrupted(draw: random.Random, rows: Sequence[Pair]) -> tuple[list[Pair], l
         answers.setdefault(len(answer), []).append(answer)
     made = []
     for (prompt, answer), wrong in zip(rows, marks, strict=True):
-        others = [one for one in draw.choices(answers[len(answer)], k=8) if one != answer]
+        others = [
+            one for one in draw.choices(answers[len(answer)], k=8) if one != answer
+        ]
         made.append((prompt, others[0] if wrong else answer))
     return made, marks
 
@@ -142,11 +158,15 @@ def _train(
     encoded = [EncodedRow(*codec.row_ids(*row)) for row in rows]
     draw = random.Random(seed)
     loss = CompletionLoss(model.train())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         batch = draw.choices(encoded, k=BATCH)
-        (loss(collate(batch, codec.pad_id)) / sum(row.num_targets for row in batch)).backward()
+        (
+            loss(collate(batch, codec.pad_id)) / sum(row.num_targets for row in batch)
+        ).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -155,11 +175,15 @@ def _train(
 
 
 def _answer(model: Any, codec: Codec, rows: Sequence[Pair], count: int) -> list[str]:
-    requests = [Request(tuple(codec.prompt_ids(prompt)), tuple(range(count))) for prompt, _ in rows]
+    requests = [
+        Request(tuple(codec.prompt_ids(prompt)), tuple(range(count)))
+        for prompt, _ in rows
+    ]
     sampling = Sampling(0.0 if count == 1 else 0.7, 50, 1.0, DIGITS[1] + 2, 1024)
     answers = sample(model, requests, sampling, codec.end_ids, codec.pad_id)
     return [
-        codec.text(one.ids) for one in sorted(answers, key=lambda one: (one.request, one.index))
+        codec.text(one.ids)
+        for one in sorted(answers, key=lambda one: (one.request, one.index))
     ]
 
 
@@ -170,7 +194,9 @@ def _accuracy(model: Any, codec: Codec, rows: Sequence[Pair]) -> float:
 
 def _auc(right: Sequence[float], wrong: Sequence[float]) -> float:
     """Chance that a right sample's score is above a wrong one's."""
-    ranked = sorted([(score, True) for score in right] + [(score, False) for score in wrong])
+    ranked = sorted(
+        [(score, True) for score in right] + [(score, False) for score in wrong]
+    )
     ranks = sum(rank for rank, (_, is_right) in enumerate(ranked, 1) if is_right)
     return (ranks - len(right) * (len(right) + 1) / 2) / (len(right) * len(wrong))
 

@@ -44,8 +44,12 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
     best = finished.scores(finished.champion_round).test_slices
     for entry in finished.state.history[1:]:
         selection = read_receipt(finished.context, entry.receipts["select"])
-        rows = list(read_rows(fetch(finished.context, selection, "accepted.jsonl"), TrainingRow))
-        right = sum(row.completion == row.prompt.removesuffix("=")[::-1] for row in rows)
+        rows = list(
+            read_rows(fetch(finished.context, selection, "accepted.jsonl"), TrainingRow)
+        )
+        right = sum(
+            row.completion == row.prompt.removesuffix("=")[::-1] for row in rows
+        )
         share = len(rows) / entry.generated * recipe.train.num_peers
         print(
             f"round {entry.round}: length {entry.level}, {right / len(rows):.4f} of labels right, yield {share:.3f}, "

@@ -21,7 +21,9 @@ LEAST = 30
 def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="without effect: nothing here is drawn")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="without effect: nothing here is drawn"
+    )
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     given = parser.parse_args()
     objects = composed(*COMPONENTS)
@@ -29,14 +31,18 @@ def main() -> None:
     if sound:
         raise SystemExit(f"error: findings without any change: {'; '.join(sound[:3])}")
     missed = [
-        mutant for mutant in MUTANTS if not list(findings(mutated(objects, mutant), COMPONENTS))
+        mutant
+        for mutant in MUTANTS
+        if not list(findings(mutated(objects, mutant), COMPONENTS))
     ]
     for mutant in missed:
         print(f"missed: {mutant.target} {mutant.path}")
     caught = len(MUTANTS) - len(missed)
     print(f"manifests.mutants_caught = {caught} of {len(MUTANTS)}")
     if len(MUTANTS) < LEAST:
-        raise SystemExit(f"error: {len(MUTANTS)} mutants, at least {LEAST} are agreed on")
+        raise SystemExit(
+            f"error: {len(MUTANTS)} mutants, at least {LEAST} are agreed on"
+        )
     if not given.dry:
         command, bound = "python -m tests.benchmarks.manifests", f"≥ {len(MUTANTS)}"
         record(

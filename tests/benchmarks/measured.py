@@ -44,7 +44,11 @@ _ROUND = (
 )
 _CAMPAIGN = (*_ROUND, "components/publish", "components/report")
 _TRAINING = ("components/modeling", "components/train")
-_SAMPLING = ("components/generate/batches.py", "components/generate/engines", "components/modeling")
+_SAMPLING = (
+    "components/generate/batches.py",
+    "components/generate/engines",
+    "components/modeling",
+)
 
 # Not the whole of what a benchmark imports: that is nearly the whole product, so every figure would
 # always be stale. Contracts, errors and the step's surroundings are left out, but for figures of them.
@@ -68,8 +72,17 @@ MEASURED: dict[str, tuple[str, ...]] = {
         *_CAMPAIGN,
     ),
     "cases": ("components/chat_api", *_CAMPAIGN),
-    "cluster": ("manifests", "tests/cluster", "components/cli/cluster", "components/cli/package"),
-    "collapse": (*_TRAINING, "components/evaluate/diversity.py", "components/select/mix.py"),
+    "cluster": (
+        "manifests",
+        "tests/cluster",
+        "components/cli/cluster",
+        "components/cli/package",
+    ),
+    "collapse": (
+        *_TRAINING,
+        "components/evaluate/diversity.py",
+        "components/select/mix.py",
+    ),
     "compile": ("pipeline.py", "components/cli/builder.py", "components/cli/package"),
     "containers": ("docker", *_CAMPAIGN),
     "contamination": (
@@ -130,7 +143,11 @@ MEASURED: dict[str, tuple[str, ...]] = {
 """Benchmark → files and folders that its figures measure, relative to the root."""
 PARTS = {
     ("containers", "--sizes"): ("docker",),
-    ("recipes", "distill"): ("recipes/distill.yaml", "recipes/reflection.yaml", *_CAMPAIGN),
+    ("recipes", "distill"): (
+        "recipes/distill.yaml",
+        "recipes/reflection.yaml",
+        *_CAMPAIGN,
+    ),
     ("recipes", "gsm8k"): ("recipes/gsm8k.yaml", *_CAMPAIGN),
     ("recipes", "meta-update"): (
         "recipes/meta-update.yaml",
@@ -174,7 +191,9 @@ def measured_code(command: str, root: Path = ROOT) -> dict[str, str]:
     return {path: _digest(root, path) for path in paths}
 
 
-def changed_code(command: str, recorded: Mapping[str, str], root: Path = ROOT) -> list[str]:
+def changed_code(
+    command: str, recorded: Mapping[str, str], root: Path = ROOT
+) -> list[str]:
     """Return the measured paths that are not as they were recorded; all that have no record."""
     today = measured_code(command, root)
     return [path for path, digest in today.items() if recorded.get(path) != digest]
@@ -185,7 +204,9 @@ def _digest(root: Path, path: str) -> str:
     digest = hashlib.sha256()
     for file in files:
         name = file.relative_to(root).as_posix()
-        digest.update(f"{name}\0{_file_digest(file, file.stat().st_mtime_ns)}\0".encode())
+        digest.update(
+            f"{name}\0{_file_digest(file, file.stat().st_mtime_ns)}\0".encode()
+        )
     return digest.hexdigest()[:8] if files else ABSENT
 
 
@@ -205,6 +226,8 @@ def _files_of(root: Path, path: str) -> Iterator[Path]:
         # A folder's README comes from docstrings; caches, and the wheels of a set-up, are nobody's
         # code: a fresh clone has none.
         names = file.relative_to(root).parts
-        is_ignored = any(name.startswith((".", "__pycache__", "wheels")) for name in names)
+        is_ignored = any(
+            name.startswith((".", "__pycache__", "wheels")) for name in names
+        )
         if file.is_file() and file.suffix != ".md" and not is_ignored:
             yield file

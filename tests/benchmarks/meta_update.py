@@ -54,7 +54,9 @@ def script(base: Path, output: Path, seed: int) -> dict[str, float]:
 
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, local_files_only=True
+    )
     prompt = tokenizer(PROMPT, return_tensors="pt")
     begun = time.perf_counter()
     texts: list[Any] = []
@@ -111,14 +113,20 @@ def figures(finished: Finished, folder: Path) -> Figures:
     before = human_perplexity(finished, base)
     scripted = run_script(base, folder / "script", seed)
     after_script = human_perplexity(finished, folder / "script")
-    same_work = run_campaign(RECIPE, folder, same_work_overrides(folder, seed), rounds=1)
+    same_work = run_campaign(
+        RECIPE, folder, same_work_overrides(folder, seed), rounds=1
+    )
     champion = before
     if finished.state.champion != finished.state.prepared:
         champion = _after_round(finished, finished.champion_round)
     return {
         "human_ppl_ratio": (champion / before, "ratio", "≤ 1.02"),
         "script_human_ppl_ratio": (after_script / before, "ratio", "measured"),
-        "script_own_ppl_ratio": (scripted["own_after"] / scripted["own_before"], "", "measured"),
+        "script_own_ppl_ratio": (
+            scripted["own_after"] / scripted["own_before"],
+            "",
+            "measured",
+        ),
         "vs_script_time": (scripted["seconds"] / _seconds(same_work), "times", "≥ 5"),
         **{
             f"round_ppl_ratio_{by}": (after / before, "ratio", "measured")
@@ -129,7 +137,13 @@ def figures(finished: Finished, folder: Path) -> Figures:
 
 def run_script(base: Path, output: Path, seed: int) -> dict[str, float]:
     """Run the script in a process of its own; return what it prints."""
-    command = [sys.executable, "-m", "tests.benchmarks.meta_update", str(base), str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.meta_update",
+        str(base),
+        str(output),
+    ]
     done = subprocess.run(
         [*command, "--seed", str(seed)],
         cwd=REPOSITORY,

@@ -35,7 +35,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_suffix(".toml")
 COPIES = 2
 """Mutants tried at once."""
-NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".ratchet", "__pycache__", "node_modules")
+NOT_COPIED = shutil.ignore_patterns(
+    ".git", ".venv", ".ratchet", "__pycache__", "node_modules"
+)
 
 
 class Mutant(NamedTuple):
@@ -69,7 +71,9 @@ def mutants_of(module: str, operators: str, skipped_lines: str) -> Iterator[Muta
         if not re.fullmatch(f"core/({operators})", name):
             continue
         operator = plugins.get_operator(name)()
-        places = (start for node in nodes for start, _ in operator.mutation_positions(node))
+        places = (
+            start for node in nodes for start, _ in operator.mutation_positions(node)
+        )
         for occurrence, (line, _) in enumerate(places):
             if not re.search(skipped_lines, lines[line - 1]):
                 yield Mutant(module, name, occurrence)
@@ -103,7 +107,12 @@ def passes(copy: Path, test: str, seconds: float | None = None) -> bool:
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     with (copy / "output").open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=copy, env=environment, stdout=output, stderr=output, start_new_session=True
+            command,
+            cwd=copy,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         return process.wait(seconds) == 0
@@ -130,7 +139,9 @@ class Bench:
         self._modules = modules
         self._copies = queue.SimpleQueue[Path]()
         for number in range(COPIES):
-            self._copies.put(shutil.copytree(ROOT, folder / str(number), ignore=NOT_COPIED))
+            self._copies.put(
+                shutil.copytree(ROOT, folder / str(number), ignore=NOT_COPIED)
+            )
         tests = sorted({test for of_module in modules.values() for test in of_module})
         self._seconds = {test: self._unchanged(test) for test in tests}
 
@@ -167,14 +178,25 @@ def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="draws the sample")
-    parser.add_argument("--sample", type=int, help="how many mutants; default: mutants.toml")
+    parser.add_argument(
+        "--sample", type=int, help="how many mutants; default: mutants.toml"
+    )
     parser.add_argument("--only", default="", help="only modules whose name holds this")
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     options = parser.parse_args()
     config = tomllib.loads(CONFIG.read_text("utf-8"))
-    modules = {name: tests for name, tests in config["modules"].items() if options.only in name}
-    operators, skipped_lines = "|".join(config["operators"]), "|".join(config["skipped_lines"])
-    mutants = [mutant for name in modules for mutant in mutants_of(name, operators, skipped_lines)]
+    modules = {
+        name: tests for name, tests in config["modules"].items() if options.only in name
+    }
+    operators, skipped_lines = (
+        "|".join(config["operators"]),
+        "|".join(config["skipped_lines"]),
+    )
+    mutants = [
+        mutant
+        for name in modules
+        for mutant in mutants_of(name, operators, skipped_lines)
+    ]
     size = min(options.sample or config["sample"], len(mutants))
     sample = random.Random(options.seed).sample(mutants, size)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(COPIES) as pool:

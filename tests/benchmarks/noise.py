@@ -122,7 +122,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument(
-        "--validation", type=int, default=NUM_VALIDATION, help="prompts that the gate compares on"
+        "--validation",
+        type=int,
+        default=NUM_VALIDATION,
+        help="prompts that the gate compares on",
     )
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     given = parser.parse_args()
@@ -225,7 +228,9 @@ class Trial:
     @classmethod
     def of(cls, seed: int, num_validation: int, folder: Path) -> Trial:
         """Write the data of a seed."""
-        words = draw_words(seed, {**SPLITS, "validation": num_validation, "truth": NUM_TRUTH})
+        words = draw_words(
+            seed, {**SPLITS, "validation": num_validation, "truth": NUM_TRUTH}
+        )
         (folder / "data").mkdir(parents=True)
         for name in (*SPLITS, "validation"):
             lines = (
@@ -239,7 +244,11 @@ class Trial:
             f"file://{folder}/store", {**os.environ, "RATCHET_CACHE": f"{folder}/cache"}
         )
         return cls(
-            seed, context, folder / "data", noisy_letters(seed, words["unlabelled"]), words["truth"]
+            seed,
+            context,
+            folder / "data",
+            noisy_letters(seed, words["unlabelled"]),
+            words["truth"],
         )
 
     def carry_out(self, arm: str) -> Run:
@@ -248,7 +257,8 @@ class Trial:
         from components.prepare.step import run as prepare
 
         start = prepare(
-            PrepareInputs(recipe_of(self.data, self.seed, arm), {}, "", ""), self.context
+            PrepareInputs(recipe_of(self.data, self.seed, arm), {}, "", ""),
+            self.context,
         )
         run, uri = Run(arm, [], [], [], []), state_with_base(self.context, start)
         base = true_accuracy(self.context, base_of(self.context, start), self.truth)
@@ -313,7 +323,10 @@ def noisy_letters(seed: int, asked: Sequence[str]) -> frozenset[str]:
     draws = [frozenset(dice.sample(LETTERS, dice.randint(2, 12))) for _ in range(200)]
     return min(
         draws,
-        key=lambda draw: (abs(sum(last[one] for one in draw) - NOISE * len(asked)), sorted(draw)),
+        key=lambda draw: (
+            abs(sum(last[one] for one in draw) - NOISE * len(asked)),
+            sorted(draw),
+        ),
     )
 
 
@@ -351,7 +364,8 @@ def recipe_of(data: Path, seed: int, arm: str) -> dict[str, Any]:
         },
         "data": {
             "sources": [
-                {"uri": path.as_uri(), "split": path.stem} for path in sorted(data.iterdir())
+                {"uri": path.as_uri(), "split": path.stem}
+                for path in sorted(data.iterdir())
             ]
         },
         "generate": {
@@ -374,11 +388,17 @@ def recipe_of(data: Path, seed: int, arm: str) -> dict[str, Any]:
             "precision": "fp32",
         },
         "evaluate": {"batch_size": 2048},
-        "decide": {"goal": {"threshold": 1.0}, "max_rounds": ROUNDS, "patience": ROUNDS},
+        "decide": {
+            "goal": {"threshold": 1.0},
+            "max_rounds": ROUNDS,
+            "patience": ROUNDS,
+        },
     }
 
 
-def spoiled(context: Context, state: str, samples: Receipt, noisy: frozenset[str]) -> Receipt:
+def spoiled(
+    context: Context, state: str, samples: Receipt, noisy: frozenset[str]
+) -> Receipt:
     """The samples of a round with the wrong answers among them, as generate would have committed
     them."""
     campaign = load_campaign(context, state)
@@ -389,7 +409,9 @@ def spoiled(context: Context, state: str, samples: Receipt, noisy: frozenset[str
         word = asked[row.prompt_id]
         if word[-1] not in noisy:
             return row
-        return row.model_copy(update={"text": f"{coded(word)[0]}{word[-1]}", "finished": True})
+        return row.model_copy(
+            update={"text": f"{coded(word)[0]}{word[-1]}", "finished": True}
+        )
 
     def work(folder: Path) -> GenerateSummary:
         write_rows(folder / "prompts.jsonl", prompts)
@@ -410,7 +432,9 @@ def spoiled(context: Context, state: str, samples: Receipt, noisy: frozenset[str
     )
 
 
-def finished(context: Context, state: str, mix: Receipt, *, gate: bool) -> tuple[Receipt, Receipt]:
+def finished(
+    context: Context, state: str, mix: Receipt, *, gate: bool
+) -> tuple[Receipt, Receipt]:
     """Train, evaluate and decide: the state after the round, and its candidate. Without a `gate`
     the newest wins."""
     from components.decide.step import DecideInputs
@@ -453,7 +477,9 @@ def _newest_wins(
     )
 
     def work(folder: Path) -> Plain:
-        (folder / "state.json").write_bytes(canonical_json(after.model_dump(mode="json")))
+        (folder / "state.json").write_bytes(
+            canonical_json(after.model_dump(mode="json"))
+        )
         return Plain({"round": after.round})
 
     return commit_once(
@@ -474,8 +500,12 @@ def true_accuracy(context: Context, receipt: Receipt, truth: Sequence[str]) -> f
 
     model, codec = load_for_answers(fetch_folder(context, receipt, "model"), "")
     requests = [Request(tuple(codec.prompt_ids(f"{word}=")), (0,)) for word in truth]
-    answers = sample(model, requests, Sampling(0.0, 0, 1.0, 4, 2048), codec.end_ids, codec.pad_id)
-    return sum(codec.text(one.ids) == coded(truth[one.request]) for one in answers) / len(truth)
+    answers = sample(
+        model, requests, Sampling(0.0, 0, 1.0, 4, 2048), codec.end_ids, codec.pad_id
+    )
+    return sum(
+        codec.text(one.ids) == coded(truth[one.request]) for one in answers
+    ) / len(truth)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ def main() -> int:
         *(argument for argument in arguments if argument != "--all"),
     ]
     environment = {**os.environ, "RATCHET_PROMISES": "all" if is_all else "few"}
-    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, check=False, env=environment)
+    done = subprocess.run(
+        command, text=True, stdout=subprocess.PIPE, check=False, env=environment
+    )
     print(done.stdout)
     counts = COUNT.findall(done.stdout)
     for promise, passed, total in counts:

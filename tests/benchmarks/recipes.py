@@ -99,8 +99,14 @@ def _sources(name: str, data: Path, folder: Path) -> list[str]:
 
 def write_stages(data: Path, folder: Path, num_texts: int) -> list[Path]:
     """Write labelled rows, test rows and raw text of `pretrain-finetune`, as its page does."""
-    rows = [json.loads(line) for line in (data / "train.jsonl").read_text("utf-8").splitlines()]
-    test_rows = [json.loads(line) for line in (data / "test.jsonl").read_text("utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (data / "train.jsonl").read_text("utf-8").splitlines()
+    ]
+    test_rows = [
+        json.loads(line)
+        for line in (data / "test.jsonl").read_text("utf-8").splitlines()
+    ]
     random.Random(0).shuffle(rows)
     contents = {
         "labelled.jsonl": _asked(rows[num_texts:]),
@@ -136,7 +142,12 @@ def label_saving(folder: Path, overrides: list[str]) -> Figures:
     ]
     alone: list[tuple[int, float]] = []
     for share in (0.05, 0.1, 0.2, 0.4):
-        fractions = {"train": share, "unlabelled": 0.55 - share, "dev": 0.1, "validation": 0.35}
+        fractions = {
+            "train": share,
+            "unlabelled": 0.55 - share,
+            "dev": 0.1,
+            "validation": 0.35,
+        }
         run = run_campaign(
             recipe,
             folder / f"alone-{share}",
@@ -144,7 +155,9 @@ def label_saving(folder: Path, overrides: list[str]) -> Figures:
             rounds=0,
         )
         alone.append((len(labelled_rows(run)), test_accuracy(run.evaluation(0))))
-        print(f"without the first stage: {alone[-1][0]} labels, accuracy {alone[-1][1]:.3f}")
+        print(
+            f"without the first stage: {alone[-1][0]} labels, accuracy {alone[-1][1]:.3f}"
+        )
     print(f"with it: {labels} labels, accuracy {reached:.3f}")
     return {
         "two_stage_accuracy": (reached, "share", "measured"),
@@ -208,7 +221,11 @@ def self_feedback(finished: Finished) -> Figures:
         over_control, _ = compare(finished.context, control(finished), end)
         figures["gain_over_control_points"] = (over_control, "points", "measured")
     if any(record.accepted for record in finished.state.history):
-        figures["accepted_precision"] = (accepted_precision(finished), "share", "measured")
+        figures["accepted_precision"] = (
+            accepted_precision(finished),
+            "share",
+            "measured",
+        )
     figures["js_distance"] = (js_distance(finished, end), "", "≤ 0.1")
     return figures
 
@@ -250,13 +267,19 @@ def own_prompts(finished: Finished, folder: Path, overrides: list[str]) -> Figur
     end = base if champion is None else finished.evaluation(champion)
     gain, p_value = compare(finished.context, base, end)
     steps = [f"train.first.steps={100 * max(1, champion or 0)}"]
-    labelled = run_campaign("recipes/own-prompts.yaml", folder, [*overrides, *steps], rounds=0)
+    labelled = run_campaign(
+        "recipes/own-prompts.yaml", folder, [*overrides, *steps], rounds=0
+    )
     return {
         "start_accuracy": (test_accuracy(base), "share", "measured"),
         "end_accuracy": (test_accuracy(end), "share", "measured"),
         "gain_points": (gain, "points", "≥ 3"),
         "p_value": (p_value, "", "< 0.01"),
-        "control_accuracy": (test_accuracy(labelled.evaluation(0)), "share", "shown beside"),
+        "control_accuracy": (
+            test_accuracy(labelled.evaluation(0)),
+            "share",
+            "shown beside",
+        ),
     }
 
 
@@ -270,12 +293,17 @@ def preference(finished: Finished) -> Figures:
     folder = Path(finished.context.store.root.removeprefix("file://")).parent
     seed = read_receipt(finished.context, finished.state.prepared).seed
     plain = run_campaign(
-        "recipes/preference.yaml", folder, [f"seed={seed}", "train.method=sft"], rounds=4
+        "recipes/preference.yaml",
+        folder,
+        [f"seed={seed}", "train.method=sft"],
+        rounds=4,
     )
     pairs_table(finished, plain)
     # In round 1 both train the same champion on the same samples.
     assert samples_of(finished, 1) == samples_of(plain, 1)
-    first_gain, first_p = compare(finished.context, plain.evaluation(1), finished.evaluation(1))
+    first_gain, first_p = compare(
+        finished.context, plain.evaluation(1), finished.evaluation(1)
+    )
     end = finished.evaluation(finished.champion_round)
     plain_end = plain.evaluation(plain.champion_round)
     gain, p_value = compare(finished.context, plain_end, end)
@@ -321,13 +349,17 @@ def accepted_rows(finished: Finished) -> list[JsonObject]:
     for one in finished.state.history[1:]:
         receipt = read_receipt(finished.context, one.receipts["select"])
         path = fetch(finished.context, receipt, "accepted.jsonl")
-        rows += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows += [
+            json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
+        ]
     return rows
 
 
 def pairs_table(finished: Finished, plain: Finished) -> None:
     """Print the table of the recipe's page: each round of both campaigns on test, as Markdown."""
-    print("| train.method | round | verdict | accuracy | accepted | pairs | training, s |")
+    print(
+        "| train.method | round | verdict | accuracy | accepted | pairs | training, s |"
+    )
     print("|---|---|---|---|---|---|---|")
     for method, one in (("rpo", finished), ("sft", plain)):
         for past in one.state.history:
@@ -346,12 +378,17 @@ def samples_of(finished: Finished, number: int) -> list[str]:
     past = next(past for past in finished.state.history if past.round == number)
     selection = read_receipt(finished.context, past.receipts["select"])
     shards = read_summary(selection, SelectSummary).shards
-    return [read_receipt(finished.context, shard).objects[SAMPLES].sha256 for shard in shards]
+    return [
+        read_receipt(finished.context, shard).objects[SAMPLES].sha256
+        for shard in shards
+    ]
 
 
 def train_seconds(finished: Finished, number: int) -> float:
     """Seconds of the training of a round, from its first step to its last."""
-    (task,) = [task for task in finished.view.tasks if task.last.task == f"train-r{number}"]
+    (task,) = [
+        task for task in finished.view.tasks if task.last.task == f"train-r{number}"
+    ]
     return task.worked.costs["compute_seconds"]
 
 
@@ -383,7 +420,9 @@ def test_classes(finished: Finished, number: int | None) -> tuple[float, float]:
 
 def num_changes(records: tuple[RoundRecord, ...]) -> int:
     """Rounds that were trained by another plan than the round before."""
-    return sum(before.plan != after.plan for before, after in itertools.pairwise(records))
+    return sum(
+        before.plan != after.plan for before, after in itertools.pairwise(records)
+    )
 
 
 def bag_of_words(finished: Finished) -> float:
@@ -399,7 +438,8 @@ def bag_of_words(finished: Finished) -> float:
     vectorizer = CountVectorizer(token_pattern=r"\S+")
     model = LogisticRegression(max_iter=1000, C=10.0)
     model.fit(
-        vectorizer.fit_transform(texts["train"]), [row["completion"] for row in rows["train"]]
+        vectorizer.fit_transform(texts["train"]),
+        [row["completion"] for row in rows["train"]],
     )
     said = model.predict(vectorizer.transform(texts["test"]))
     right = [row["reference"]["answer"] for row in rows["test"]]
@@ -422,7 +462,9 @@ def labelled_rows(finished: Finished) -> list[JsonObject]:
 def js_distance(finished: Finished, evaluation: Receipt) -> float:
     """Jensen–Shannon distance of the champion's answers on test to the right ones."""
     rows = results(finished.context, evaluation, "test").values()
-    return jensen_shannon(Counter(row.text for row in rows), Counter(row.label for row in rows))
+    return jensen_shannon(
+        Counter(row.text for row in rows), Counter(row.label for row in rows)
+    )
 
 
 def accepted_precision(finished: Finished) -> float:

@@ -37,7 +37,11 @@ by_counts = cache(by_counts)
 
 
 def differences(
-    dice: np.random.Generator, right: int, prompts: int, accuracy: float, discordance: float
+    dice: np.random.Generator,
+    right: int,
+    prompts: int,
+    accuracy: float,
+    discordance: float,
 ) -> tuple[int, int]:
     """Return (wins, losses) of an equal model against a base with `right` right answers."""
     wins = dice.binomial(prompts - right, discordance / 2 / (1 - accuracy))
@@ -115,7 +119,9 @@ def false_releases(dice: np.random.Generator) -> tuple[float, str]:
     for name, ((gated, new_vaults), accuracies) in kinds.items():
         counts = [
             sum(
-                releases_falsely(dice, accuracy, discordance, gated=gated, new_vaults=new_vaults)
+                releases_falsely(
+                    dice, accuracy, discordance, gated=gated, new_vaults=new_vaults
+                )
                 for _ in range(HISTORIES)
             )
             for accuracy in accuracies
@@ -124,7 +130,9 @@ def false_releases(dice: np.random.Generator) -> tuple[float, str]:
         worst[name] = max(counts)
     largest = max(worst.values())
     upper = binomial_upper(largest, HISTORIES)
-    shares = ", ".join(f"{name} {count / HISTORIES:.4f}" for name, count in worst.items())
+    shares = ", ".join(
+        f"{name} {count / HISTORIES:.4f}" for name, count in worst.items()
+    )
     note = (
         f"{HISTORIES:,} histories of {CAMPAIGNS} campaigns each, {VAULT} vault prompts, the worst "
         f"of each setting: {shares}; exact upper 95 % bound {upper:.4f}"
@@ -144,7 +152,8 @@ def margin_size(dice: np.random.Generator) -> tuple[float, str]:
             passed = sum(
                 int(count)
                 for (wins, losses), count in zip(pairs, counts, strict=True)
-                if by_counts(VAULT, int(wins), int(losses), LEVEL, margin).verdict != "not proved"
+                if by_counts(VAULT, int(wins), int(losses), LEVEL, margin).verdict
+                != "not proved"
             )
             sizes[margin, lost] = passed / MARGIN_MODELS / LEVEL
     worst = max(sizes, key=lambda setting: sizes[setting])
@@ -157,7 +166,9 @@ def margin_size(dice: np.random.Generator) -> tuple[float, str]:
 
 def main() -> None:
     """Record the figures."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.release", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.release", description=__doc__
+    )
     parser.add_argument("--seed", type=int, default=0)
     seed = parser.parse_args().seed
     command = f"python -m tests.benchmarks.release --seed {seed}"

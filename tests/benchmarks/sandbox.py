@@ -21,12 +21,16 @@ COMMAND = "python -m tests.benchmarks.sandbox"
 def main() -> None:
     """Try all, print what escaped, and record how many."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="without effect: nothing here is drawn")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="without effect: nothing here is drawn"
+    )
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         names = escaped(Path(folder))
-    print(f"verifiers.sandbox_escapes = {len(names)} of {NUM_ATTEMPTS} tried {names or ''}")
+    print(
+        f"verifiers.sandbox_escapes = {len(names)} of {NUM_ATTEMPTS} tried {names or ''}"
+    )
     if not options.dry:
         record(
             "verifiers.sandbox_escapes",

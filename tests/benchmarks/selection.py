@@ -31,7 +31,12 @@ from tests.unit.crafted import decided, generate_summary, prepare, recipe_of
 SAMPLES_PER_PROMPT = 8
 SHARDS = 4
 NUM_LABELLED = 2000
-SELECT = {"verifier": False, "min_vote_share": 0.5, "min_accepted": 1, "max_per_prompt": 4}
+SELECT = {
+    "verifier": False,
+    "min_vote_share": 0.5,
+    "min_accepted": 1,
+    "max_per_prompt": 4,
+}
 
 
 def main() -> None:
@@ -48,7 +53,8 @@ def main() -> None:
         print(json.dumps(_selected(given.child)))
         return
     before, large, after = (
-        _measured(rows, given.seed) for rows in (given.rows // 10, given.rows, given.rows // 10)
+        _measured(rows, given.seed)
+        for rows in (given.rows // 10, given.rows, given.rows // 10)
     )
     small = (before["seconds"] + after["seconds"]) / 2
     command, note = (
@@ -98,7 +104,9 @@ def _selected(folder: Path) -> dict[str, Any]:
 
 
 def _context(folder: Path) -> Context:
-    return make_context((folder / "store").as_uri(), {"RATCHET_CACHE": str(folder / "cache")})
+    return make_context(
+        (folder / "store").as_uri(), {"RATCHET_CACHE": str(folder / "cache")}
+    )
 
 
 def _write(folder: Path, rows: int, seed: int) -> None:
@@ -133,7 +141,11 @@ def _shard(context: Context, numbers: range, shard: int, seed: int) -> Receipt:
         _parquet(folder / "prompts.parquet", (_flat(prompt) for prompt in prompts))
         _parquet(
             folder / "samples.parquet",
-            (sample.model_dump() for prompt in prompts for sample in _samples(draw, words, prompt)),
+            (
+                sample.model_dump()
+                for prompt in prompts
+                for sample in _samples(draw, words, prompt)
+            ),
         )
         return generate_summary(
             shard=shard,
@@ -144,12 +156,17 @@ def _shard(context: Context, numbers: range, shard: int, seed: int) -> Receipt:
 
     task = Task(run_id="crafted-run", name=f"generate-r1-s{shard}", round=1)
     config = {"shard": shard, "prompts": len(numbers), "seed": seed}
-    return commit_once(context, task, "generate", config=config, inputs={}, seed=seed, work=work)
+    return commit_once(
+        context, task, "generate", config=config, inputs={}, seed=seed, work=work
+    )
 
 
 def _words(seed: int) -> list[str]:
     draw = random.Random(seed)
-    return ["".join(draw.choices("aeioulnrstdm", k=draw.randint(3, 9))) for _ in range(20_000)]
+    return [
+        "".join(draw.choices("aeioulnrstdm", k=draw.randint(3, 9)))
+        for _ in range(20_000)
+    ]
 
 
 def _text(draw: random.Random, words: list[str], count: int) -> str:
@@ -160,7 +177,10 @@ def _text(draw: random.Random, words: list[str], count: int) -> str:
 def _prompt(draw: random.Random, words: list[str], number: int) -> Prompt:
     text = f"{_text(draw, words, 12)} {number}?"
     return Prompt(
-        id=prompt_id(text), text=text, verifier="numeric", tags={"task": f"task-{number % 4}"}
+        id=prompt_id(text),
+        text=text,
+        verifier="numeric",
+        tags={"task": f"task-{number % 4}"},
     )
 
 
@@ -168,7 +188,10 @@ def _samples(draw: random.Random, words: list[str], prompt: Prompt) -> Iterator[
     """About 200 characters each; most agree, some repeat another word for word or but for one word."""
     answer, texts = draw.randrange(1000), list[str]()
     for index in range(SAMPLES_PER_PROMPT):
-        kind, final = draw.random(), answer if draw.random() < 0.7 else draw.randrange(1000)
+        kind, final = (
+            draw.random(),
+            answer if draw.random() < 0.7 else draw.randrange(1000),
+        )
         text = f"{_text(draw, words, 27)}\n#### {final}"
         if texts and kind < 0.1:
             text = draw.choice(texts)
@@ -187,7 +210,11 @@ def _samples(draw: random.Random, words: list[str], prompt: Prompt) -> Iterator[
 
 def _flat(prompt: Prompt) -> dict[str, Any]:
     row = prompt.model_dump()
-    return {**row, "reference": json.dumps(row["reference"]), "tags": json.dumps(row["tags"])}
+    return {
+        **row,
+        "reference": json.dumps(row["reference"]),
+        "tags": json.dumps(row["tags"]),
+    }
 
 
 def _parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:

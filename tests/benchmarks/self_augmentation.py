@@ -9,7 +9,13 @@ from components.contracts.state import RoundRecord
 from components.contracts.summaries import SelectSummary
 from components.measures import perplexity_of
 from components.runtime.receipts import Receipt, read_receipt, read_summary
-from tests.benchmarks.campaigns import Finished, control, planned_steps, results, run_campaign
+from tests.benchmarks.campaigns import (
+    Finished,
+    control,
+    planned_steps,
+    results,
+    run_campaign,
+)
 
 RECIPE = "recipes/self-augmentation.yaml"
 ROUNDS = 5
@@ -22,7 +28,10 @@ WITHOUT_FILTERS = (
     "select.likelihood=null",
     "select.keep=null",
 )
-ARMS = {"union": WITHOUT_FILTERS, "replace": (*WITHOUT_FILTERS, "select.unsafe_replace=true")}
+ARMS = {
+    "union": WITHOUT_FILTERS,
+    "replace": (*WITHOUT_FILTERS, "select.unsafe_replace=true"),
+}
 """Campaigns beside the recipe: D and all that the model wrote; what it wrote alone."""
 Figures = dict[str, tuple[float, str, str]]
 
@@ -39,7 +48,11 @@ def figures(finished: Finished, folder: Path, overrides: list[str]) -> Figures:
     champion = test_perplexity(finished, finished.evaluation(finished.champion_round))
     best, end = controls(finished, folder, overrides)
     measured = {
-        "start_perplexity": (test_perplexity(finished, finished.evaluation(0)), "", "measured"),
+        "start_perplexity": (
+            test_perplexity(finished, finished.evaluation(0)),
+            "",
+            "measured",
+        ),
         "perplexity": (champion, "", "measured"),
         "control_perplexity": (best, "", "measured"),
         "vs_control": (champion / best, "ratio", "≤ 0.985"),
@@ -56,7 +69,9 @@ def figures(finished: Finished, folder: Path, overrides: list[str]) -> Figures:
     return measured
 
 
-def controls(finished: Finished, folder: Path, overrides: list[str]) -> tuple[float, float]:
+def controls(
+    finished: Finished, folder: Path, overrides: list[str]
+) -> tuple[float, float]:
     """Return the perplexities of D alone at its best moment and at its end.
 
     As many steps as led to the champion: in one training from nothing, or behind round 0 as a round
@@ -95,7 +110,9 @@ def rounds_table(name: str, finished: Finished) -> str:
     ]
     for past in trained_rounds(finished):
         perplexity = test_perplexity(finished, finished.evaluation(past.round))
-        mix = read_summary(read_receipt(finished.context, past.receipts["select"]), SelectSummary)
+        mix = read_summary(
+            read_receipt(finished.context, past.receipts["select"]), SelectSummary
+        )
         lines.append(
             f"| {past.round} | {past.verdict} | {perplexity:.2f} | "
             f"{past.accepted} of {past.generated} | {mix.labelled_rows} + {mix.self_rows} rows |"

@@ -83,19 +83,25 @@ def markdown(finished: Finished, other: Receipt) -> str:
         if not record.weak
     }
     columns = {**names, "control": read_summary(other, EvaluateSummary)}
-    tasks = sorted(key for key in columns["control"].test_slices if key.startswith("task="))
+    tasks = sorted(
+        key for key in columns["control"].test_slices if key.startswith("task=")
+    )
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for task in tasks:
         shares = [f"{one.test_slices[task].accuracy:.3f}" for one in columns.values()]
         lines.append(
-            f"| {task.removeprefix('task=').rpartition('/')[2]} | " + " | ".join(shares) + " |"
+            f"| {task.removeprefix('task=').rpartition('/')[2]} | "
+            + " | ".join(shares)
+            + " |"
         )
     for name, values in (
         ("mean pass@1", [one.test_accuracy for one in columns.values()]),
         ("pass@8", [one.pass_at_k for one in columns.values()]),
         ("perplexity, human text", [one.perplexity for one in columns.values()]),
     ):
-        lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+        lines.append(
+            f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |"
+        )
     return "\n".join(lines)
 
 

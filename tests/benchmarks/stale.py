@@ -21,16 +21,22 @@ def by_command(
         command = figures[name]["command"]
         names[command].append(name)
         paths[command].update(changed)
-    return {command: (names[command], sorted(paths[command])) for command in sorted(names)}
+    return {
+        command: (names[command], sorted(paths[command])) for command in sorted(names)
+    }
 
 
 def main() -> None:
     """Print one command after the other."""
     figures = load()
     stale = stale_figures(figures)
-    print(f"{len(stale)} of {len(figures)} figures are older than the code that they measure")
+    print(
+        f"{len(stale)} of {len(figures)} figures are older than the code that they measure"
+    )
     for command, (names, paths) in by_command(figures, stale).items():
-        print(f"\n{command}\n  figures: {', '.join(names)}\n  changed: {', '.join(paths)}")
+        print(
+            f"\n{command}\n  figures: {', '.join(names)}\n  changed: {', '.join(paths)}"
+        )
 
 
 if __name__ == "__main__":

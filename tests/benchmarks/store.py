@@ -67,7 +67,9 @@ def one_turn(
         task = Task(run_id="run", name="train-r1", round=1)
         config = {"number": number}
         receipts.append(
-            commit_once(context, task, "train", config=config, inputs={}, seed=0, work=work)
+            commit_once(
+                context, task, "train", config=config, inputs={}, seed=0, work=work
+            )
         )
 
     def read() -> None:
@@ -88,7 +90,10 @@ def one_turn(
     plain.unlink()
     source.unlink()
     shutil.rmtree(folder / f"cache-{number}")
-    print(f"turn {number}: commit {commits[0]:.2f} s, boto3 {commits[1]:.2f} s", flush=True)
+    print(
+        f"turn {number}: commit {commits[0]:.2f} s, boto3 {commits[1]:.2f} s",
+        flush=True,
+    )
     print(f"turn {number}: read {reads[0]:.2f} s, boto3 {reads[1]:.2f} s", flush=True)
     return commits[0] / commits[1], reads[0] / reads[1]
 

@@ -80,7 +80,9 @@ def with_table(
 
 def main() -> None:
     """Rewrite the page."""
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), load()), encoding="utf-8")
+    PAGE.write_text(
+        with_table(PAGE.read_text(encoding="utf-8"), load()), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

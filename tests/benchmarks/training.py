@@ -75,7 +75,10 @@ def measure_peers(folder: Path, seed: int) -> dict[str, tuple[float, str, str, s
     rows = write_tokens(folder, mixed_rows(NUM_ROWS + 32, seed))
     held_out, rows = rows[NUM_ROWS:], rows[:NUM_ROWS]
     losses = {"base": held_out_loss(folder / "base", held_out)}
-    best = {arm: {**best_settings(folder, arm, rows), "rate": RATE} for arm in ("trainer", "trl")}
+    best = {
+        arm: {**best_settings(folder, arm, rows), "rate": RATE}
+        for arm in ("trainer", "trl")
+    }
     write_lines(folder / "rows.jsonl", rows)
     speeds: dict[str, list[float]] = {"ours": [], "trainer": [], "trl": []}
     for turn in range(3):
@@ -83,12 +86,16 @@ def measure_peers(folder: Path, seed: int) -> dict[str, tuple[float, str, str, s
         speeds["ours"].append(done["tokens_trained"] / done["compute_seconds"])
         losses["ours"] = held_out_loss(done["folder"], held_out)
         for arm, settings in best.items():
-            speeds[arm].append(speed_of(peer(folder, arm, **settings, save=int(turn == 0))))
+            speeds[arm].append(
+                speed_of(peer(folder, arm, **settings, save=int(turn == 0)))
+            )
     for arm in best:
         losses[arm] = held_out_loss(folder / arm, held_out)
     naive = speed_of(peer(folder, "naive", rate=NAIVE_RATE, batch=1, attention="sdpa"))
     losses["naive"] = held_out_loss(folder / "naive", held_out)
-    accumulated = speed_of(peer(folder, "naive", rate=RATE, batch=16, attention="sdpa", save=0))
+    accumulated = speed_of(
+        peer(folder, "naive", rate=RATE, batch=16, attention="sdpa", save=0)
+    )
     medians = {arm: statistics.median(found) for arm, found in speeds.items()}
     fastest = max(best, key=lambda arm: medians[arm])
     told = "; ".join(f"{arm} {loss:.3f}" for arm, loss in losses.items())
@@ -130,7 +137,9 @@ def best_settings(folder: Path, arm: str, rows: list[dict[str, Any]]) -> dict[st
     return tried[speeds.index(max(speeds))]
 
 
-def ours(folder: Path, base: Path, num_rows: int, seed: int, **section: Any) -> dict[str, Any]:
+def ours(
+    folder: Path, base: Path, num_rows: int, seed: int, **section: Any
+) -> dict[str, Any]:
     """One pass of the train step's own worker over the rows of `mixed_rows`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     rows = mixed_rows(NUM_ROWS + 32, seed)[:num_rows]
@@ -220,7 +229,13 @@ def measure_tiny(folder: Path, seed: int) -> dict[str, tuple[float, str, str, st
         speeds["ours"].append(done["tokens_trained"] / done["compute_seconds"])
         for attention in ("eager", "sdpa"):
             done = peer(
-                folder, "plain", batch=64, steps=steps, rate=1e-3, save=0, attention=attention
+                folder,
+                "plain",
+                batch=64,
+                steps=steps,
+                rate=1e-3,
+                save=0,
+                attention=attention,
             )
             speeds[attention].append(speed_of(done))
     medians = {arm: statistics.median(found) for arm, found in speeds.items()}
@@ -237,7 +252,9 @@ def measure_tiny(folder: Path, seed: int) -> dict[str, tuple[float, str, str, st
     }
 
 
-def measure_checkpoints(folder: Path, seed: int) -> dict[str, tuple[float, str, str, str]]:
+def measure_checkpoints(
+    folder: Path, seed: int
+) -> dict[str, tuple[float, str, str, str]]:
     """What checkpoints cost a training of SmolLM2-135M, and how fast they are written and read."""
     save_base(folder)
     text = human_text()
@@ -292,9 +309,16 @@ def stall_share(output: Path) -> tuple[float, int]:
     """Share of the training's time beyond what its steps take when nothing is in their way (the
     median per token), and how many steps took a fifth longer."""
     tokens = [event.value for event in events_of(output).Scalars("train/tokens")][1:]
-    seconds = [after - before for before, after in itertools.pairwise(step_times(output))]
-    usual = statistics.median(second / count for second, count in zip(seconds, tokens, strict=True))
-    late = sum(second > 1.2 * usual * count for second, count in zip(seconds, tokens, strict=True))
+    seconds = [
+        after - before for before, after in itertools.pairwise(step_times(output))
+    ]
+    usual = statistics.median(
+        second / count for second, count in zip(seconds, tokens, strict=True)
+    )
+    late = sum(
+        second > 1.2 * usual * count
+        for second, count in zip(seconds, tokens, strict=True)
+    )
     return 1 - usual * sum(tokens) / sum(seconds), late
 
 
@@ -307,7 +331,9 @@ def commit_and_resume(folder: Path, base: Path) -> tuple[float, float, int]:
 
     folder.mkdir()
     ds.join_processes()
-    context = make_context(f"file://{folder}/store", {"RATCHET_CACHE": str(folder / "cache")})
+    context = make_context(
+        f"file://{folder}/store", {"RATCHET_CACHE": str(folder / "cache")}
+    )
     weights = load_model(base).state_dict()
     tensors = [
         (f"{kind}/{name}", value.clone())
@@ -316,7 +342,9 @@ def commit_and_resume(folder: Path, base: Path) -> tuple[float, float, int]:
     ]
     size = sum(value.numel() * value.element_size() for _, value in tensors)
     plain = folder / "plain"
-    plain.write_bytes(b"".join(value.contiguous().numpy().tobytes() for _, value in tensors))
+    plain.write_bytes(
+        b"".join(value.contiguous().numpy().tobytes() for _, value in tensors)
+    )
     copies, commits, resumes = [], [], []
     for turn in range(3):
         checkpoints = Checkpoints(context, key_of(folder / str(turn)), zero_stage=0)
@@ -368,7 +396,10 @@ def mixed_rows(count: int, seed: int) -> list[TrainingRow]:
     for number in range(count):
         length = min(150, 5 + int(rng.expovariate(1 / 30)))
         start = rng.randrange(len(words) - length - 10)
-        prompt, completion = words[start : start + 5], words[start + 5 : start + 5 + length]
+        prompt, completion = (
+            words[start : start + 5],
+            words[start + 5 : start + 5 + length],
+        )
         rows.append(
             TrainingRow(
                 id=str(number),
@@ -405,10 +436,20 @@ def held_out_loss(model: Path, rows: list[dict[str, Any]]) -> float:
 
 def peer(folder: Path, arm: str, **settings: Any) -> dict[str, float]:
     """Run one of tests/benchmarks/training_peers.py."""
-    command = [sys.executable, "-m", "tests.benchmarks.training_peers", arm, str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.training_peers",
+        arm,
+        str(folder),
+    ]
     command += [f"{name}={value}" for name, value in settings.items()]
     done = subprocess.run(
-        command, env={**os.environ, **ENVIRONMENT}, check=True, stdout=subprocess.PIPE, text=True
+        command,
+        env={**os.environ, **ENVIRONMENT},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found

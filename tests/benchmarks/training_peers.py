@@ -74,7 +74,9 @@ def main() -> None:
     print(json.dumps({"seconds": seconds, "tokens": tokens}))
 
 
-def naive(model: Any, rows: list[dict[str, Any]], settings: dict[str, Any]) -> tuple[float, int]:
+def naive(
+    model: Any, rows: list[dict[str, Any]], settings: dict[str, Any]
+) -> tuple[float, int]:
     """As articles show it: one row at a time in fp32, an Adam step for each, or for every `batch`
     rows."""
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["rate"])
@@ -92,7 +94,11 @@ def naive(model: Any, rows: list[dict[str, Any]], settings: dict[str, Any]) -> t
 
 
 def by_trainer(
-    model: Any, rows: list[dict[str, Any]], settings: dict[str, Any], folder: Path, arm: str
+    model: Any,
+    rows: list[dict[str, Any]],
+    settings: dict[str, Any],
+    folder: Path,
+    arm: str,
 ) -> tuple[float, int]:
     """transformers' Trainer or TRL's SFTTrainer: bf16 autocast, batches grouped by length, one pass
     over the rows."""
@@ -156,9 +162,13 @@ class _Clock(TrainerCallback):
         self.seconds = time.perf_counter() - self.begun
 
 
-def plain(model: Any, rows: list[dict[str, Any]], settings: dict[str, Any]) -> tuple[float, int]:
+def plain(
+    model: Any, rows: list[dict[str, Any]], settings: dict[str, Any]
+) -> tuple[float, int]:
     """A good loop by hand: batches padded to their longest row, AdamW, clipping, and nothing else."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["rate"], betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings["rate"], betas=(0.9, 0.98)
+    )
     generator = torch.Generator().manual_seed(settings["seed"])
     model.train()
     tokens = 0
@@ -166,10 +176,14 @@ def plain(model: Any, rows: list[dict[str, Any]], settings: dict[str, Any]) -> t
     for _ in range(settings["steps"]):
         chosen = [
             rows[int(index)]
-            for index in torch.randint(len(rows), (settings["batch"],), generator=generator)
+            for index in torch.randint(
+                len(rows), (settings["batch"],), generator=generator
+            )
         ]
         longest = max(len(row["ids"]) for row in chosen)
-        ids = torch.tensor([row["ids"] + [0] * (longest - len(row["ids"])) for row in chosen])
+        ids = torch.tensor(
+            [row["ids"] + [0] * (longest - len(row["ids"])) for row in chosen]
+        )
         labels = torch.tensor(
             [row["labels"] + [IGNORED] * (longest - len(row["ids"])) for row in chosen]
         )

@@ -70,14 +70,17 @@ def main() -> None:
         if given.part != "alarm":
             figures |= labels(
                 side_by_side(
-                    partial(chosen, folder=Path(folder)), range(given.seed, given.seed + SEEDS)
+                    partial(chosen, folder=Path(folder)),
+                    range(given.seed, given.seed + SEEDS),
                 )
             )
         if given.part != "labels":
             seeds = range(given.seed, given.seed + SEEDS_FORCED)
             figures |= alarm(
                 *(
-                    side_by_side(partial(forced, length=length, folder=Path(folder)), seeds)
+                    side_by_side(
+                        partial(forced, length=length, folder=Path(folder)), seeds
+                    )
                     for length in (TOO_LONG, NEXT)
                 )
             )
@@ -97,7 +100,9 @@ def main() -> None:
 
 def document(seed: int, longest: int, length: int, first_steps: int) -> dict[str, Any]:
     """The recipe of the ladder with one rung of this length, and few rows to measure on."""
-    whole: dict[str, Any] = yaml.safe_load((REPOSITORY / RECIPE).read_text(encoding="utf-8"))
+    whole: dict[str, Any] = yaml.safe_load(
+        (REPOSITORY / RECIPE).read_text(encoding="utf-8")
+    )
     whole["seed"] = seed
     ladder = {"labelled": [1, longest], "climb": [length, length]}
     whole["data"]["tasks"][0] |= {
@@ -118,7 +123,9 @@ def labels(runs: Sequence[dict[str, float]]) -> Found:
     middle = {name: statistics.median(values) for name, values in found.items()}
 
     def spread(name: str) -> str:
-        return f"{min(found[name]):.3f} to {max(found[name]):.3f} over {len(runs)} seeds"
+        return (
+            f"{min(found[name]):.3f} to {max(found[name]):.3f} over {len(runs)} seeds"
+        )
 
     about = f"{middle['before']:.3f} of the models' answers are right before ({spread('before')})"
     return {
@@ -155,14 +162,19 @@ def chosen(seed: int, folder: Path) -> dict[str, float]:
     )
     state = receipt_uri(
         context,
-        finished(context, state_with_base(context, start), mix_of(context, start), gate=False)[0],
+        finished(
+            context, state_with_base(context, start), mix_of(context, start), gate=False
+        )[0],
     )
     shards = [generate(GenerateInputs(state, shard), context) for shard in range(2)]
     answers = [
         (asked[row.prompt_id], row.text)
         for shard in shards
         for asked in (
-            {one.id: one.text for one in read_rows(fetch(context, shard, "prompts.jsonl"), Prompt)},
+            {
+                one.id: one.text
+                for one in read_rows(fetch(context, shard, "prompts.jsonl"), Prompt)
+            },
         )
         for row in read_rows(fetch(context, shard, "samples.jsonl"), Sample)
     ]
@@ -176,7 +188,10 @@ def chosen(seed: int, folder: Path) -> dict[str, float]:
         "after": statistics.fmean(is_right(*one) for one in rows),
         "yield": len(rows) / len({prompt for prompt, _ in answers}),
     }
-    print(f"seed {seed}: {found}, {read_summary(selection, SelectSummary).dropped}", flush=True)
+    print(
+        f"seed {seed}: {found}, {read_summary(selection, SelectSummary).dropped}",
+        flush=True,
+    )
     return found
 
 
@@ -200,7 +215,9 @@ class Course:
     @property
     def first_alarm(self) -> int:
         """Likewise."""
-        return next((place for place, own in enumerate(self.alarms) if own), len(self.alarms))
+        return next(
+            (place for place, own in enumerate(self.alarms) if own), len(self.alarms)
+        )
 
 
 def alarm(forced: Sequence[Course], sound: Sequence[Course]) -> Found:
@@ -209,7 +226,9 @@ def alarm(forced: Sequence[Course], sound: Sequence[Course]) -> Found:
         f"alarm in round {one.first_alarm}, fall in round {one.fall}" for one in forced
     )
     quiet = [alarms for one in sound for alarms in one.alarms[1:]]
-    gains = ", ".join(f"{100 * (one.accuracies[-1] - one.accuracies[0]):+.1f}" for one in sound)
+    gains = ", ".join(
+        f"{100 * (one.accuracies[-1] - one.accuracies[0]):+.1f}" for one in sound
+    )
     return {
         "labelfree.alarm_rounds_ahead": (
             float(min(one.fall - one.first_alarm for one in forced)),
@@ -229,7 +248,11 @@ def alarm(forced: Sequence[Course], sound: Sequence[Course]) -> Found:
 def forced(seed: int, length: int, folder: Path) -> Course:
     """The loop that learns from its own answers alone, until it has fallen."""
     recipe = document(seed, LONGEST_FORCED, length, FIRST_STEPS_FORCED)
-    recipe["generate"] |= {"samples_per_prompt": 1, "prompts_per_round": 600, "shards": 1}
+    recipe["generate"] |= {
+        "samples_per_prompt": 1,
+        "prompts_per_round": 600,
+        "shards": 1,
+    }
     recipe["select"] = {
         "verifier": False,
         "unsafe_replace": True,
@@ -272,7 +295,9 @@ def begun(recipe: dict[str, Any], folder: Path) -> tuple[Context, Receipt]:
     return context, prepare(PrepareInputs(recipe, {}, "", ""), context)
 
 
-def round_without_gate(context: Context, state: str, start: Receipt, number: int) -> Receipt:
+def round_without_gate(
+    context: Context, state: str, start: Receipt, number: int
+) -> Receipt:
     """A round whose candidate is the next champion, whatever `decide` says."""
     from components.generate.step import GenerateInputs
     from components.generate.step import run as generate
@@ -281,7 +306,9 @@ def round_without_gate(context: Context, state: str, start: Receipt, number: int
 
     if not number:
         return finished(context, state, mix_of(context, start), gate=False)[0]
-    mix = select(SelectInputs(state, (generate(GenerateInputs(state, 0), context),)), context)
+    mix = select(
+        SelectInputs(state, (generate(GenerateInputs(state, 0), context),)), context
+    )
     return finished(context, state, mix, gate=False)[0]
 
 

@@ -42,10 +42,16 @@ def _started(*arguments: str) -> Path:
         return Path(kubeconfig)
     program = os.environ.get("CLUSTER")
     if not program:
-        _leave_out("no cluster: RATCHET_CLUSTER names no kubeconfig, CLUSTER no program")
+        _leave_out(
+            "no cluster: RATCHET_CLUSTER names no kubeconfig, CLUSTER no program"
+        )
     assert program
     run = subprocess.run(
-        [program, *arguments], capture_output=True, text=True, timeout=START_SECONDS, check=False
+        [program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
     )
     exported = _KUBECONFIG.search(run.stdout)
     if run.returncode or exported is None:
@@ -63,7 +69,9 @@ def bare_server() -> Server:
 def server(bare_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
     """The API server, with the definitions of all custom resources of the manifests."""
     for file in published_definitions(tmp_path_factory.mktemp("definitions")):
-        bare_server.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(file))
+        bare_server.kubectl(
+            "apply", "--server-side", "--force-conflicts", "-f", str(file)
+        )
     # `kubectl wait` fails on a definition that has no conditions yet.
     wait_until(bare_server.definitions_are_served)
     return bare_server
@@ -84,7 +92,9 @@ def node(bare_server: Server) -> Server:
     _started()
     if not bare_server.request("GET", "/api/v1/nodes").document["items"]:
         _leave_out("the cluster has no node")
-    bare_server.kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=100s")
+    bare_server.kubectl(
+        "wait", "--for=condition=Ready", "nodes", "--all", "--timeout=100s"
+    )
     return bare_server
 
 
@@ -101,7 +111,9 @@ def new_namespace(bare_server: Server) -> Iterator[Callable[[str], str]]:
 
     yield make
     for name in names:
-        bare_server.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+        bare_server.kubectl(
+            "delete", "namespace", name, "--wait=false", "--ignore-not-found"
+        )
 
 
 def overlay_in(name: str, namespace: str, folder: Path) -> tuple[Json, ...]:

@@ -43,7 +43,9 @@ def published_definitions(folder: Path) -> Iterator[Path]:
         RuntimeError: There is no `go`, or it cannot fetch a module.
     """
     if shutil.which("go") is None:
-        raise RuntimeError("there is no `go` to fetch the definitions of custom resources with")
+        raise RuntimeError(
+            "there is no `go` to fetch the definitions of custom resources with"
+        )
     (folder / "go.mod").write_text("module definitions\n")
     for module, files in PUBLISHED.items():
         run = subprocess.run(

@@ -51,7 +51,9 @@ def main() -> None:
             "(`kind load docker-image`)"
         )
     if not (os.environ.get("RATCHET_CLUSTER") or os.environ.get("CLUSTER")):
-        raise SystemExit("error: RATCHET_CLUSTER names no kubeconfig, and CLUSTER no program")
+        raise SystemExit(
+            "error: RATCHET_CLUSTER names no kubeconfig, and CLUSTER no program"
+        )
     if not os.environ.get("RATCHET_CLUSTER"):
         # Its node has to be there to take them.
         subprocess.run([os.environ["CLUSTER"]], stdout=subprocess.DEVNULL, check=True)

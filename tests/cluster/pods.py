@@ -39,7 +39,9 @@ class Pods:
         self._server = server
         self._image = busybox(server)
 
-    def start(self, name: str, namespace: str, script: str, labels: Mapping[str, str]) -> None:
+    def start(
+        self, name: str, namespace: str, script: str, labels: Mapping[str, str]
+    ) -> None:
         """Start a pod."""
         container = {
             "name": "main",
@@ -69,7 +71,9 @@ class Pods:
                     "runAsUser": 10001,
                     "seccompProfile": {"type": "RuntimeDefault"},
                     # Listens on ports below 1024 without a capability.
-                    "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}],
+                    "sysctls": [
+                        {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
+                    ],
                 },
                 "containers": [container],
             },

@@ -45,7 +45,12 @@ class Server:
         self._resources: dict[str, dict[str, tuple[str, bool]]] = {}
 
     def request(
-        self, method: str, path: str, body: Json | None = None, *, content: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        content: str = "application/json",
     ) -> Answer:
         """Return the answer to one request, whatever its status."""
         from kubernetes.client.exceptions import ApiException
@@ -112,7 +117,9 @@ class Server:
 
     def definitions_are_served(self) -> bool:
         """Return whether the server serves the kinds of all definitions of custom resources."""
-        answer = self.request("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
+        answer = self.request(
+            "GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        )
         return all(
             any(
                 condition["type"] == "Established" and condition["status"] == "True"
@@ -133,7 +140,9 @@ class Server:
         content = "application/apply-patch+yaml"
         return self.request("PATCH", self.path(one) + query, one, content=content)
 
-    def may(self, user: str, verb: str, group: str, resource: str, name: str, where: str) -> bool:
+    def may(
+        self, user: str, verb: str, group: str, resource: str, name: str, where: str
+    ) -> bool:
         """Return whether the server's authorizer lets a user do something in a namespace."""
         kind, _, subresource = resource.partition("/")
         attributes = {

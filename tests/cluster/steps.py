@@ -47,10 +47,14 @@ class Input:
             {
                 "inputs": {
                     "parameterValues": self.parameters,
-                    "artifacts": {self.artifact: _artifact(self.artifact, "Dataset", _INPUT)},
+                    "artifacts": {
+                        self.artifact: _artifact(self.artifact, "Dataset", _INPUT)
+                    },
                 },
                 "outputs": {
-                    "artifacts": {self.output: _artifact(self.output, "Model", _OUTPUT)},
+                    "artifacts": {
+                        self.output: _artifact(self.output, "Model", _OUTPUT)
+                    },
                     "outputFile": "/tmp/executor_output.json",
                 },
             }
@@ -75,9 +79,12 @@ def step_container(
     """
     pipeline, platform = yaml.safe_load_all(package.text)
     container = pipeline["deploymentSpec"]["executors"][executor]["container"]
-    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][executor]
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][
+        executor
+    ]
     arguments = [
-        step_input.to_json() if argument == "{{$}}" else argument for argument in container["args"]
+        step_input.to_json() if argument == "{{$}}" else argument
+        for argument in container["args"]
     ]
     command = list(container["command"])
     if source:
@@ -90,7 +97,15 @@ def step_container(
         "image": container["image"],
         "imagePullPolicy": "IfNotPresent",
         # `args`, not `command`: the image's entry point stands in for Argo's executor.
-        "args": ["sh", "-ec", _WRITE_INPUT, "launcher", step_input.pointer, *command, *arguments],
+        "args": [
+            "sh",
+            "-ec",
+            _WRITE_INPUT,
+            "launcher",
+            step_input.pointer,
+            *command,
+            *arguments,
+        ],
         "env": [*_from_config_maps(settings), *_from_secrets(settings)],
         "resources": {
             "requests": {
@@ -106,7 +121,8 @@ def step_container(
             "runAsUser": int(user["runAsUser"]),
         },
         "volumeMounts": [
-            {"name": mount["volumeName"], "mountPath": mount["mountPath"]} for mount in mounts
+            {"name": mount["volumeName"], "mountPath": mount["mountPath"]}
+            for mount in mounts
         ],
     }
     volumes = [
@@ -124,7 +140,12 @@ def step_container(
 
 def _from_config_maps(settings: Json) -> list[Json]:
     return [
-        _variable("configMapKeyRef", source["configMapName"], one["configMapKey"], one["envVar"])
+        _variable(
+            "configMapKeyRef",
+            source["configMapName"],
+            one["configMapKey"],
+            one["envVar"],
+        )
         for source in settings["configMapAsEnv"]
         for one in source["keyToEnv"]
     ]
@@ -217,7 +238,9 @@ class StepPods:
         while not condition(status := self.status(name)):
             if status.get("phase") in _ENDED or time.monotonic() > deadline:
                 # It may have come about with the end.
-                assert condition(self.status(name)), f"{name}: not {what}: {self.log(name)}"
+                assert condition(self.status(name)), (
+                    f"{name}: not {what}: {self.log(name)}"
+                )
             time.sleep(POLL_SECONDS)
 
     def wait_for_words(self, name: str, words: str) -> None:
@@ -227,7 +250,9 @@ class StepPods:
     def scale_store(self, replicas: int) -> None:
         """Stop the store of the manifests, or start it again."""
         store = "statefulset/ratchet-store"
-        self._server.kubectl("-n", self.namespace, "scale", store, f"--replicas={replicas}")
+        self._server.kubectl(
+            "-n", self.namespace, "scale", store, f"--replicas={replicas}"
+        )
         if not replicas:
             self.wait_until_gone("ratchet-store-0")
 

@@ -26,7 +26,9 @@ def test_an_overlay_applied_again_changes_nothing(
     name: str, server: Server, new_namespace: Callable[[str], str], tmp_path: Path
 ) -> None:
     namespace = new_namespace(f"ratchet-{name}")
-    assert changed_when_applied_again(server, overlay_in(name, namespace, tmp_path)) == []
+    assert (
+        changed_when_applied_again(server, overlay_in(name, namespace, tmp_path)) == []
+    )
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
@@ -40,10 +42,15 @@ def test_a_component_applied_again_changes_nothing(
     assert changed_when_applied_again(server, objects) == []
 
 
-def test_an_overlay_needs_no_newer_kubernetes_than_the_page_says(server: Server) -> None:
+def test_an_overlay_needs_no_newer_kubernetes_than_the_page_says(
+    server: Server,
+) -> None:
     """The kinds of every overlay are served; the page names the oldest release."""
     page = (Path(__file__).parents[2] / "manifests" / "README.md").read_text()
     oldest = re.search(r"Kubernetes (\d+)\.(\d+) or newer", page)
     version = server.request("GET", "/version").document
     assert oldest, "the page names no release"
-    assert (int(oldest[1]), int(oldest[2])) <= (int(version["major"]), int(version["minor"]))
+    assert (int(oldest[1]), int(oldest[2])) <= (
+        int(version["major"]),
+        int(version["minor"]),
+    )

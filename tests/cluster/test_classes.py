@@ -39,10 +39,22 @@ def namespace(bare_server: Server, new_namespace: Callable[[str], str]) -> Any:
         "kind": "Namespace",
         "metadata": {"name": name, "labels": labels},
     }
-    priority: Json = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "value": 500}
-    runtime: Json = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": "runc"}
+    priority: Json = {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "value": 500,
+    }
+    runtime: Json = {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "handler": "runc",
+    }
     classes = [{**one, "metadata": {"name": OURS}} for one in (priority, runtime)]
-    objects: list[Json] = [space, *classes, *({**one, "apiVersion": served[0]} for one in policies)]
+    objects: list[Json] = [
+        space,
+        *classes,
+        *({**one, "apiVersion": served[0]} for one in policies),
+    ]
     bare_server.apply_all(objects)
     yield name
     for one in objects[1:]:
@@ -54,7 +66,10 @@ def admitted(server: Server, namespace: str, labels: Json, annotations: Json) ->
     metadata = {"name": "step", "namespace": namespace, "labels": labels}
     metadata["annotations"] = annotations
     # An account of its own: the one of pods that name none may not be there yet.
-    spec = {"containers": [{"name": "main", "image": "x"}], "serviceAccountName": "default"}
+    spec = {
+        "containers": [{"name": "main", "image": "x"}],
+        "serviceAccountName": "default",
+    }
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
     answer = server.create(pod)
     if answer.status != 201:
@@ -74,5 +89,7 @@ def test_a_step_of_a_run_has_the_classes_of_its_profile_and_no_other_pod_has(
     assert admitted(bare_server, namespace, LABELS, {"other": "x"}) == plain
     runtime = admitted(bare_server, namespace, LABELS, {RUNTIME_CLASS: OURS})
     assert runtime == {**plain, "runtimeClassName": OURS}
-    refused = admitted(bare_server, namespace, LABELS, {PRIORITY_CLASS: "no-such-class"})
+    refused = admitted(
+        bare_server, namespace, LABELS, {PRIORITY_CLASS: "no-such-class"}
+    )
     assert "no-such-class" in refused["refused"]

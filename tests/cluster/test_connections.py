@@ -53,11 +53,17 @@ class Table:
             script = "; ".join([*servers, "sleep 36000"])
             self._pods.start(pod_name(name), namespace_of(end), script, end.labels)
         for name, end in OWN_PODS.items():
-            self._addresses[name] = self._pods.address(pod_name(name), namespace_of(end))
+            self._addresses[name] = self._pods.address(
+                pod_name(name), namespace_of(end)
+            )
         self._addresses["DNS"] = self._address_of_dns()
-        service = self._server.request("GET", "/api/v1/namespaces/default/services/kubernetes")
+        service = self._server.request(
+            "GET", "/api/v1/namespaces/default/services/kubernetes"
+        )
         self._addresses["Kubernetes API"] = service.document["spec"]["clusterIP"]
-        slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
+        slices = (
+            "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
+        )
         [endpoint, *_] = self._server.request("GET", slices).document["endpoints"]
         self._addresses["Kubernetes API on its node"] = endpoint["addresses"][0]
 
@@ -78,11 +84,14 @@ class Table:
             wrong = set(open_rows) ^ self._reached()
             if not wrong or time.monotonic() > deadline:
                 return sorted(
-                    f"{row.source} → {row.target} {row.protocol} {row.port}" for row in wrong
+                    f"{row.source} → {row.target} {row.protocol} {row.port}"
+                    for row in wrong
                 )
 
     def _address_of_dns(self) -> str:
-        pods = self._server.request("GET", "/api/v1/namespaces/kube-system/pods").document
+        pods = self._server.request(
+            "GET", "/api/v1/namespaces/kube-system/pods"
+        ).document
         return next(
             str(pod["status"]["podIP"])
             for pod in pods["items"]
@@ -100,11 +109,15 @@ class Table:
         commands = []
         for number, row in enumerate(rows):
             template = _TCP if row.protocol == "TCP" else _UDP
-            command = template.format(address=self._addresses[row.target], port=row.port)
+            command = template.format(
+                address=self._addresses[row.target], port=row.port
+            )
             commands.append(f"{{ {command} >/dev/null 2>&1 && echo {number}; }} &")
         # Side by side: what a policy drops takes until the time-out.
         script = " ".join([*commands, "wait"])
-        output = self._pods.execute(pod_name(source), namespace_of(ENDS[source]), script)
+        output = self._pods.execute(
+            pod_name(source), namespace_of(ENDS[source]), script
+        )
         return {rows[int(number)] for number in output.split()}
 
 
@@ -123,14 +136,18 @@ def namespace_of(end: End) -> str:
 def table(node: Server, new_namespace: Callable[[str], str]) -> Iterator[Table]:
     """The pods; those of this project are in a namespace that has no policies yet."""
     namespaces = {
-        namespace_of(end): dict(end.namespace_labels) for end in ENDS.values() if end.namespace
+        namespace_of(end): dict(end.namespace_labels)
+        for end in ENDS.values()
+        if end.namespace
     }
     # The policies name the others, so they are used as they are where the cluster has them.
     made = [name for name in namespaces if name == OURS or not exists(node, name)]
     for name in made:
         labels = {**namespaces[name], "kubernetes.io/metadata.name": name}
         metadata = {"name": new_namespace(name), "labels": labels}
-        node.apply_all([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
+        node.apply_all(
+            [{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}]
+        )
         # A controller makes it: without it pods that name no account are refused.
         node.kubectl("-n", name, "wait", "--for=create", "serviceaccount/default")
     table = Table(node)
@@ -157,5 +174,8 @@ def test_the_table_holds_between_real_pods(
         node.kubectl("-n", OURS, "delete", "networkpolicy", "--all")
         node.apply_all(of_kind(objects, "NetworkPolicy"))
         opened = {"base", *components}
-        assert table.wrong_rows([row for row in TRIED if opened & set(row.opened_by)]) == []
+        assert (
+            table.wrong_rows([row for row in TRIED if opened & set(row.opened_by)])
+            == []
+        )
     record_property("connections", len(TRIED))

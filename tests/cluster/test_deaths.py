@@ -60,7 +60,9 @@ DEATHS = {
     "supervisor-killed": Death(deaths.kill_supervisor, loses_pod=True),
     "deleted": Death(deaths.delete, loses_pod=True),
     "drained": Death(deaths.drain, loses_pod=True),
-    "evicted": Death(partial(deaths.fill_scratch, mebibytes=2 * SCRATCH_MEBIBYTES), loses_pod=True),
+    "evicted": Death(
+        partial(deaths.fill_scratch, mebibytes=2 * SCRATCH_MEBIBYTES), loses_pod=True
+    ),
 }
 # Reads what a test wants to know of stores: their receipts and attempts.
 _READ_STORES = """
@@ -91,7 +93,9 @@ class Steps:
         parameters = {"state": f"s3://ratchet/{self._folder}/{store}"}
         step_input = Input(parameters, "mix", numbers, output="candidate")
         source = Path(__file__).with_name("counting.py").read_text(encoding="utf-8")
-        container, volumes = step_container(self._package, "exec-train-r0", step_input, source)
+        container, volumes = step_container(
+            self._package, "exec-train-r0", step_input, source
+        )
         container["image"] = STEPS
         return container, volumes
 
@@ -108,7 +112,13 @@ class Steps:
     def read_stores(self, *stores: str) -> dict[str, Json]:
         """Return store → its receipts and the errors of its attempts."""
         container, volumes = self.container("reader", 0)
-        container["args"] = ["/opt/venv/bin/python", "-c", _READ_STORES, self._folder, *stores]
+        container["args"] = [
+            "/opt/venv/bin/python",
+            "-c",
+            _READ_STORES,
+            self._folder,
+            *stores,
+        ]
         self.pods.start("reader", container, volumes)
         status, log = self.pods.ended("reader")
         assert status == 0, log
@@ -118,11 +128,15 @@ class Steps:
 
 @pytest.fixture(scope="module")
 def steps(
-    node: Server, new_namespace: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+    node: Server,
+    new_namespace: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Steps]:
     """A namespace of the manifests with a store of the manifests in it."""
     if missing := missing_images(node):
-        pytest.skip(f"the node has no image {', '.join(missing)}: `make cluster-node` brings it")
+        pytest.skip(
+            f"the node has no image {', '.join(missing)}: `make cluster-node` brings it"
+        )
     new_namespace(NAMESPACE)
     image = f"- {{op: replace, path: /spec/template/spec/containers/0/image, value: {STORE}}}"
     request = "/spec/template/spec/containers/0/resources/requests"
@@ -136,7 +150,10 @@ def steps(
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": "ratchet-store-credentials", "namespace": NAMESPACE},
-        "stringData": {"AWS_ACCESS_KEY_ID": "ratchet", "AWS_SECRET_ACCESS_KEY": "a-secret"},
+        "stringData": {
+            "AWS_ACCESS_KEY_ID": "ratchet",
+            "AWS_SECRET_ACCESS_KEY": "a-secret",
+        },
     }
     served = [one for one in objects if node.serves(one)]
     first = [one for one in served if one["kind"] == "Namespace"]
@@ -157,7 +174,10 @@ def release_volumes(server: Server) -> None:
     volumes = server.request("GET", "/api/v1/persistentvolumes").document["items"]
     for volume in volumes:
         claim = volume["spec"].get("claimRef") or {}
-        if claim.get("namespace") == NAMESPACE and volume["status"]["phase"] == "Released":
+        if (
+            claim.get("namespace") == NAMESPACE
+            and volume["status"]["phase"] == "Released"
+        ):
             path = f"/api/v1/persistentvolumes/{volume['metadata']['name']}"
             content = "application/merge-patch+json"
             server.request("PATCH", path, {"spec": {"claimRef": None}}, content=content)
@@ -191,9 +211,12 @@ def test_a_step_that_a_cluster_ends_is_done_in_the_end(
     assert len(cases) >= LEAST_CASES
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         futures = {
-            name: threads.submit(survive, steps, name, *case) for name, case in cases.items()
+            name: threads.submit(survive, steps, name, *case)
+            for name, case in cases.items()
         }
-    failures = {name: str(error) for name, run in futures.items() if (error := run.exception())}
+    failures = {
+        name: str(error) for name, run in futures.items() if (error := run.exception())
+    }
     assert failures == {}
     told = steps.read_stores(*cases)
     # Whatever ended the first try, the receipt is the same.

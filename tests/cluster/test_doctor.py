@@ -17,15 +17,22 @@ from components.contracts.recipe_file import load_recipe
 from tests.cluster.server import Server
 from tests.manifests.rendering import ROOT, composed
 
-CREDENTIALS = ("--from-literal=AWS_ACCESS_KEY_ID=a", "--from-literal=AWS_SECRET_ACCESS_KEY=b")
-STOCK_DEFAULTS = "spec: {templateDefaults: {retryStrategy: {limit: '2', retryPolicy: OnError}}}"
+CREDENTIALS = (
+    "--from-literal=AWS_ACCESS_KEY_ID=a",
+    "--from-literal=AWS_SECRET_ACCESS_KEY=b",
+)
+STOCK_DEFAULTS = (
+    "spec: {templateDefaults: {retryStrategy: {limit: '2', retryPolicy: OnError}}}"
+)
 
 
 @pytest.fixture(scope="module")
 def namespace(server: Server, new_namespace: Callable[[str], str]) -> str:
     """A namespace with an installation."""
     name = new_namespace("ratchet-doctor")
-    server.apply_all(composed("object-store", "kueue", "static-credentials", namespace=name))
+    server.apply_all(
+        composed("object-store", "kueue", "static-credentials", namespace=name)
+    )
     return name
 
 
@@ -72,7 +79,10 @@ def test_what_is_there_is_found_and_what_is_not_is_named(
     assert found["room in queue ratchet"].status == "failed"
     command = shlex.split(secret.cure.partition("--from-literal=")[0])
     server.kubectl(*command[1:], *CREDENTIALS)
-    assert checked(api, namespace, "cpu")["secret ratchet-store-credentials"].status == "ok"
+    assert (
+        checked(api, namespace, "cpu")["secret ratchet-store-credentials"].status
+        == "ok"
+    )
 
 
 def test_the_ways_of_a_recipe_are_read_from_the_servers_own_policies(
@@ -81,7 +91,9 @@ def test_the_ways_of_a_recipe_are_read_from_the_servers_own_policies(
     name = new_namespace("ratchet-ways")
     base = ("object-store", "static-credentials")
     server.apply_all(composed(*base, namespace=name))
-    recipe = load_recipe(ROOT / "recipes" / "demo.yaml", ("model.source=hf://org/model@main",))
+    recipe = load_recipe(
+        ROOT / "recipes" / "demo.yaml", ("model.source=hf://org/model@main",)
+    )
     found = checked(api, name, "cpu", recipe)
     # The API server's own address is that of the cluster, and its Service has no selector.
     assert found["way to the API server"].status == "ok"

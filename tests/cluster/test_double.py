@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from components.errors import UserError
-from components.train.launch.cluster_api import GROUP, PLURAL, VERSION, Cluster, LaunchPatience
+from components.train.launch.cluster_api import (
+    GROUP,
+    PLURAL,
+    VERSION,
+    Cluster,
+    LaunchPatience,
+)
 from components.train.launch.trainjob import manifest
 from tests.cluster.server import Server
 from tests.doubles.kubernetes_api import KubernetesApi
@@ -57,7 +63,9 @@ def real(server: Server, namespace: str) -> Ask:
         sent = copy.deepcopy(body)
         if sent is not None and "metadata" in sent:
             sent["metadata"]["namespace"] = namespace
-        own_path = path.replace(f"/namespaces/{NAMESPACE}/", f"/namespaces/{namespace}/")
+        own_path = path.replace(
+            f"/namespaces/{NAMESPACE}/", f"/namespaces/{namespace}/"
+        )
         answer = server.request(method, own_path, sent)
         return answer.status, answer.document
 
@@ -68,7 +76,10 @@ def answers(ask: Ask) -> list[tuple[str, int, str, str]]:
     """Return (request, status, reason, message) of a life of a TrainJob; messages of errors alone."""
     strict = f"{FOLDER}?fieldValidation=Strict"
     one = f"{FOLDER}/{job()['metadata']['name']}"
-    wrong_uid = {"propagationPolicy": "Background", "preconditions": {"uid": ANOTHER_UID}}
+    wrong_uid = {
+        "propagationPolicy": "Background",
+        "preconditions": {"uid": ANOTHER_UID},
+    }
     told = []
 
     def tell(name: str, method: str, path: str, body: Json | None = None) -> Any:
@@ -76,7 +87,9 @@ def answers(ask: Ask) -> list[tuple[str, int, str, str]]:
         fields = document if isinstance(document, dict) else {"message": str(document)}
         is_error = status >= 400
         reason = str(fields.get("reason", "")) if is_error else ""
-        told.append((name, status, reason, str(fields.get("message", "")) if is_error else ""))
+        told.append(
+            (name, status, reason, str(fields.get("message", "")) if is_error else "")
+        )
         return document
 
     tell("read what is not there", "GET", one)
@@ -87,7 +100,12 @@ def answers(ask: Ask) -> list[tuple[str, int, str, str]]:
     tell("read", "GET", one)
     tell("delete another", "DELETE", one, wrong_uid)
     uid = {"uid": created["metadata"]["uid"]}
-    tell("delete", "DELETE", one, {"propagationPolicy": "Background", "preconditions": uid})
+    tell(
+        "delete",
+        "DELETE",
+        one,
+        {"propagationPolicy": "Background", "preconditions": uid},
+    )
     tell("read what was deleted", "GET", one)
     return told
 
@@ -96,7 +114,9 @@ def test_the_double_answers_a_life_of_a_trainjob_as_the_server_does(
     server: Server, namespace: str, double: KubernetesApi
 ) -> None:
     by_server = answers(real(server, namespace))
-    by_double = answers(lambda method, path, body: double.carry_out(method, path, body or {}, ""))
+    by_double = answers(
+        lambda method, path, body: double.carry_out(method, path, body or {}, "")
+    )
     for (name, status, reason, message), told in zip(by_server, by_double, strict=True):
         assert told[:3] == (name, status, reason)
         # The double's words are a part of the server's, which shows the object too.
@@ -125,12 +145,19 @@ def outcomes(cluster: Cluster, namespace: str) -> list[object]:
     seen.append(created["spec"]["runtimePatches"][0]["manager"])
     seen.append(cluster.create_job(namespace, own_job))
     seen.append(cluster.delete_job(namespace, name, ANOTHER_UID, "Background"))
-    seen.append(cluster.delete_job(namespace, name, created["metadata"]["uid"], "Background"))
-    seen.append(cluster.delete_job(namespace, name, created["metadata"]["uid"], "Background"))
+    seen.append(
+        cluster.delete_job(namespace, name, created["metadata"]["uid"], "Background")
+    )
+    seen.append(
+        cluster.delete_job(namespace, name, created["metadata"]["uid"], "Background")
+    )
     seen.append(cluster.pods(namespace, f"jobset.sigs.k8s.io/jobset-name={name}"))
     seen.append(cluster.warnings(namespace, name))
     seen.append(cluster.log_tail(namespace, "no-such-pod", "node", 5))
-    for wrong, folder in ((own_job, "no-such-namespace"), (job(**{UNKNOWN_FIELD: 1}), namespace)):
+    for wrong, folder in (
+        (own_job, "no-such-namespace"),
+        (job(**{UNKNOWN_FIELD: 1}), namespace),
+    ):
         wrong["metadata"]["namespace"] = folder
         try:
             seen.append(cluster.create_job(folder, wrong))

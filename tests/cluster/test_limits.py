@@ -68,7 +68,9 @@ def test_eight_gpus_are_let_in(server: Server, namespace: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["LoadBalancer", "NodePort"])
-def test_no_service_leaves_the_cluster(kind: str, server: Server, namespace: str) -> None:
+def test_no_service_leaves_the_cluster(
+    kind: str, server: Server, namespace: str
+) -> None:
     service = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -80,7 +82,9 @@ def test_no_service_leaves_the_cluster(kind: str, server: Server, namespace: str
     assert "exceeded quota" in answer.message
 
 
-def test_a_claim_larger_than_the_limit_is_refused(server: Server, namespace: str) -> None:
+def test_a_claim_larger_than_the_limit_is_refused(
+    server: Server, namespace: str
+) -> None:
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",

@@ -87,13 +87,18 @@ def test_accounts_of_runs_may_do_what_their_pods_do_and_nothing_else(
 
 
 @pytest.mark.parametrize(
-    "account", ["ratchet-train", "ratchet-store", "ratchet-serve", "ratchet-ci", "default"]
+    "account",
+    ["ratchet-train", "ratchet-store", "ratchet-serve", "ratchet-ci", "default"],
 )
-def test_no_other_account_may_do_anything(account: str, server: Server, namespace: str) -> None:
+def test_no_other_account_may_do_anything(
+    account: str, server: Server, namespace: str
+) -> None:
     assert granted(server, namespace, account) == []
 
 
-def test_ci_may_begin_runs_in_its_namespace_alone(server: Server, namespace: str) -> None:
+def test_ci_may_begin_runs_in_its_namespace_alone(
+    server: Server, namespace: str
+) -> None:
     user = f"system:serviceaccount:{namespace}:ratchet-ci"
     group = "pipelines.kubeflow.org"
     for verb in ("get", "list", "create"):
@@ -101,7 +106,9 @@ def test_ci_may_begin_runs_in_its_namespace_alone(server: Server, namespace: str
         assert not server.may(user, verb, group, "runs", "", "default")
 
 
-def test_the_token_of_ci_is_for_the_audience_of_pipelines(server: Server, namespace: str) -> None:
+def test_the_token_of_ci_is_for_the_audience_of_pipelines(
+    server: Server, namespace: str
+) -> None:
     token = server.kubectl(
         "-n", namespace, "create", "token", "ratchet-ci", "--audience", TOKEN_AUDIENCE
     )

@@ -24,7 +24,9 @@ KIND = "inferenceservices.serving.kserve.io"
 def namespace(server: Server, new_namespace: Callable[[str], str]) -> str:
     """A namespace with the component `kserve`."""
     name = new_namespace("ratchet-serving")
-    server.apply_all(composed("object-store", "static-credentials", "kserve", namespace=name))
+    server.apply_all(
+        composed("object-store", "static-credentials", "kserve", namespace=name)
+    )
     return name
 
 
@@ -46,9 +48,15 @@ def test_a_release_is_served_with_all_other_fields_as_they_were(
     served = serve(released, api, NAME, namespace=namespace, service="ratchet")
     after = service()
     assert after["spec"]["predictor"]["model"]["storageUri"] == served.uri
-    assert after["metadata"]["annotations"].pop(RELEASE).startswith(f"{NAME} {SECOND.version}")
+    assert (
+        after["metadata"]["annotations"]
+        .pop(RELEASE)
+        .startswith(f"{NAME} {SECOND.version}")
+    )
     own_fields = [
-        entry for entry in after["metadata"]["managedFields"] if entry["manager"] == MANAGER
+        entry
+        for entry in after["metadata"]["managedFields"]
+        if entry["manager"] == MANAGER
     ]
     assert [entry["operation"] for entry in own_fields] == ["Apply"]
     for document in (before, after):

@@ -35,7 +35,9 @@ def shapes() -> tuple[Shape, ...]:
 def _shapes() -> Iterator[Shape]:
     for one in composed(*COMPONENTS):
         for spec in pod_specs(one):
-            yield Shape(named(one), _startable(spec), {"app.kubernetes.io/part-of": "ratchet"})
+            yield Shape(
+                named(one), _startable(spec), {"app.kubernetes.io/part-of": "ratchet"}
+            )
     yield Shape("driver of a step", _startable(driver_pod()), LABELS)
     recipe = load_recipe(ROOT / "recipes" / "demo.yaml")
     profile = load_profile("cpu", ROOT / "tests" / "pipeline" / "images.toml")
@@ -46,7 +48,9 @@ def _shapes() -> Iterator[Shape]:
 
 def _startable(spec: Json) -> Json:
     """Return a spec with what KFP, KServe and JobSet add, as far as the API server insists on it."""
-    pod = {key: value for key, value in copy.deepcopy(spec).items() if key in _POD_FIELDS}
+    pod = {
+        key: value for key, value in copy.deepcopy(spec).items() if key in _POD_FIELDS
+    }
     mounted = set()
     for kind in ("initContainers", "containers"):
         for container in pod.get(kind) or ():
@@ -135,8 +139,13 @@ WEAKENINGS = (
     Weakening("main.securityContext.runAsUser", "10001"),
     Weakening("main.resources", {"requests": {"cpu": "65"}}),
     Weakening("main.resources", {"limits": {"nvidia.com/gpu": "9"}}),
-    Weakening("main.resources", {"requests": {"memory": "257Gi"}, "limits": {"memory": "257Gi"}}),
-    Weakening("main.resources", {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}),
+    Weakening(
+        "main.resources",
+        {"requests": {"memory": "257Gi"}, "limits": {"memory": "257Gi"}},
+    ),
+    Weakening(
+        "main.resources", {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}
+    ),
 )
 
 

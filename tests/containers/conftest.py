@@ -42,18 +42,26 @@ def island(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Is
 
 
 @pytest.fixture(scope="session")
-def document(island: Island, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def document(
+    island: Island, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """A small recipe whose data lie in the bucket and whose trainings are of two processes, with
     ZeRO 2."""
     folder = tmp_path_factory.mktemp("data")
     write_data(folder)
     for split in SPLITS:
-        island.client().upload_file(str(folder / f"{split}.jsonl"), BUCKET, f"data/{split}.jsonl")
+        island.client().upload_file(
+            str(folder / f"{split}.jsonl"), BUCKET, f"data/{split}.jsonl"
+        )
     made = copy.deepcopy(recipe(folder))
     made["data"]["sources"] = [
         {"uri": f"s3://{BUCKET}/data/{split}.jsonl", "split": split} for split in SPLITS
     ]
-    for key, value in {"train.zero": 2, "train.num_processes": 2, "decide.max_rounds": 1}.items():
+    for key, value in {
+        "train.zero": 2,
+        "train.num_processes": 2,
+        "decide.max_rounds": 1,
+    }.items():
         set_key(made, key, value)
     return made
 
@@ -69,7 +77,9 @@ class Campaigns:
     def place(self, name: str) -> Place:
         """A working folder whose store nobody has used yet."""
         uri = f"s3://{BUCKET}/{name}"
-        return Place(self.folders.mktemp(name), self.document, uri, self.island.environment)
+        return Place(
+            self.folders.mktemp(name), self.document, uri, self.island.environment
+        )
 
     @property
     def in_containers(self) -> tuple[str, ...]:
@@ -133,6 +143,7 @@ def start(place: Place, *arguments: str) -> subprocess.Popen[str]:
 def log_of(folder: Path) -> str:
     """The log of the last run of a working folder."""
     logs = sorted(
-        (folder / ".ratchet" / "logs").glob("*/log.txt"), key=lambda path: path.stat().st_mtime
+        (folder / ".ratchet" / "logs").glob("*/log.txt"),
+        key=lambda path: path.stat().st_mtime,
     )
     return logs[-1].read_text(encoding="utf-8", errors="replace") if logs else ""

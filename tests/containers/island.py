@@ -55,9 +55,9 @@ class Island:
         )
         keys = [one["Key"] for page in pages for one in page.get("Contents", ())]
         return {
-            key.removeprefix(f"{prefix}/steps/"): client.get_object(Bucket=BUCKET, Key=key)[
-                "Body"
-            ].read()
+            key.removeprefix(f"{prefix}/steps/"): client.get_object(
+                Bucket=BUCKET, Key=key
+            )["Body"].read()
             for key in keys
         }
 
@@ -86,7 +86,9 @@ def open_island(engine: Any, folder: Path) -> Iterator[Island]:
                 "identities": [
                     {
                         "name": "admin",
-                        "credentials": [{"accessKey": ADMIN_KEY, "secretKey": ADMIN_SECRET}],
+                        "credentials": [
+                            {"accessKey": ADMIN_KEY, "secretKey": ADMIN_SECRET}
+                        ],
                         "actions": ["Admin"],
                     },
                     {
@@ -144,7 +146,11 @@ def _ready(network: str, server: Any) -> Island:
     address = server.attrs["NetworkSettings"]["Networks"][network]["IPAddress"]
     island = Island(network, f"http://{address}:{PORT}")
     os.environ.update(
-        {key: value for key, value in island.environment.items() if key.lower() == "no_proxy"}
+        {
+            key: value
+            for key, value in island.environment.items()
+            if key.lower() == "no_proxy"
+        }
     )
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -153,7 +159,9 @@ def _ready(network: str, server: Any) -> Island:
         try:
             for bucket in (BUCKET, OTHER_BUCKET):
                 island.client().create_bucket(Bucket=bucket)
-                island.client().put_object(Bucket=bucket, Key="readiness", Body=b"ready")
+                island.client().put_object(
+                    Bucket=bucket, Key="readiness", Body=b"ready"
+                )
             return island
         except (BotoCoreError, ClientError) as error:
             server.reload()

@@ -59,9 +59,9 @@ def wait_for(engine: Any, step: str, process: Any) -> Any:
 def wait_for_upload(campaigns: Campaigns, name: str) -> None:
     """Return as soon as the first file of a campaign is in the store."""
     client, deadline = campaigns.island.client(), time.monotonic() + PATIENCE_SECONDS
-    while not client.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/objects/", MaxKeys=1).get(
-        "Contents"
-    ):
+    while not client.list_objects_v2(
+        Bucket=BUCKET, Prefix=f"{name}/objects/", MaxKeys=1
+    ).get("Contents"):
         assert time.monotonic() < deadline, "nothing was stored"
 
 
@@ -83,7 +83,8 @@ def test_a_campaign_whose_every_step_runs_out_of_memory_or_is_killed_ends_as_one
     )
     assert starved.code == UserError.exit_code, starved.said
     assert any(
-        "went over its memory of 64m" in line and "--memory" in line for line in starved.errors
+        "went over its memory of 64m" in line and "--memory" in line
+        for line in starved.errors
     ), starved.said
     for step in KILLED:
         process = start(place, *campaigns.in_containers)
@@ -97,10 +98,13 @@ def test_a_campaign_whose_every_step_runs_out_of_memory_or_is_killed_ends_as_one
             process.terminate()
         assert process.returncode == Transient.exit_code, said + log_of(place.folder)
         assert (
-            f"{step}: its container was killed from outside; the same command again goes on" in said
+            f"{step}: its container was killed from outside; the same command again goes on"
+            in said
         )
         if step == UPLOADING:
-            assert campaigns.island.receipts("killed") == {}, "it was killed before all was there"
+            assert campaigns.island.receipts("killed") == {}, (
+                "it was killed before all was there"
+            )
     run = place.run(*campaigns.in_containers)
     assert run.told, run.said
     assert run.told["error"] == ""
@@ -119,26 +123,32 @@ def test_a_container_killed_in_the_middle_of_a_large_upload_leaves_no_object_and
     client, where = island.client(), {"Bucket": BUCKET, "Key": f"{name}/{key}"}
 
     def parts() -> int:
-        uploads = client.list_multipart_uploads(Bucket=BUCKET, Prefix=f"{name}/").get("Uploads", ())
+        uploads = client.list_multipart_uploads(Bucket=BUCKET, Prefix=f"{name}/").get(
+            "Uploads", ()
+        )
         return sum(
             len(client.list_parts(**where, UploadId=one["UploadId"]).get("Parts", ()))
             for one in uploads
         )
 
-    uploading = engine.containers.run("ratchet/cpu:dev", command, detach=True, **confined)
+    uploading = engine.containers.run(
+        "ratchet/cpu:dev", command, detach=True, **confined
+    )
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not parts():
             assert time.monotonic() < deadline, uploading.logs().decode()
             time.sleep(0.02)
         uploading.kill("SIGKILL")
-        assert uploading.wait()["StatusCode"] == 128 + signal.SIGKILL, uploading.logs().decode()
+        assert uploading.wait()["StatusCode"] == 128 + signal.SIGKILL, (
+            uploading.logs().decode()
+        )
     finally:
         uploading.remove(force=True)
     assert 0 < parts() < 16, "it was killed between its first part and its last"
-    assert not client.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/").get("Contents"), (
-        "half a file is no file"
-    )
+    assert not client.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/").get(
+        "Contents"
+    ), "half a file is no file"
     said = engine.containers.run("ratchet/cpu:dev", command, remove=True, **confined)
     assert int(said) == 256 << 20
     assert client.head_object(**where)["ContentLength"] == 256 << 20
@@ -159,10 +169,17 @@ def test_a_run_that_is_stopped_leaves_no_container_behind(
 def test_a_stop_while_containers_are_being_started_leaves_none_behind(
     engine: Any, island: Island
 ) -> None:
-    confined = settings("starting", Containers("1g", island.network), island.environment)
-    image, command = "ratchet/cpu:dev", ["sh", "-c", "trap 'exit 0' TERM; sleep 20 & wait"]
+    confined = settings(
+        "starting", Containers("1g", island.network), island.environment
+    )
+    image, command = (
+        "ratchet/cpu:dev",
+        ["sh", "-c", "trap 'exit 0' TERM; sleep 20 & wait"],
+    )
     for after in (0.0, 0.1, 0.2, 0.4, 0.8):
-        tasks = ContainerTasks("starting", Containers("1g", island.network), island.environment)
+        tasks = ContainerTasks(
+            "starting", Containers("1g", island.network), island.environment
+        )
         with ThreadPoolExecutor(4) as pool:
             statuses = [
                 pool.submit(tasks.carry_out, engine, image, command, {}, **confined)
@@ -177,7 +194,9 @@ def test_a_stop_while_containers_are_being_started_leaves_none_behind(
         assert containers_of(engine, "starting") == []
 
 
-def test_a_run_whose_child_is_killed_ends_its_containers(engine: Any, campaigns: Campaigns) -> None:
+def test_a_run_whose_child_is_killed_ends_its_containers(
+    engine: Any, campaigns: Campaigns
+) -> None:
     place = campaigns.place("childless")
     process = start(place, *campaigns.in_containers)
     wait_for(engine, "prepare", process)

@@ -20,7 +20,9 @@ from tests.pipeline.campaigns import round_tasks
 def inside(engine: Any, island: Island, image: str, *command: str) -> str:
     """What a command prints in a container confined as a step's."""
     confined = settings("inside", Containers("1g", island.network), island.environment)
-    return str(engine.containers.run(image, list(command), remove=True, **confined).decode())
+    return str(
+        engine.containers.run(image, list(command), remove=True, **confined).decode()
+    )
 
 
 IMAGES = Path(__file__).resolve().parents[2] / "docker" / "images.toml"
@@ -28,10 +30,10 @@ IMAGES = Path(__file__).resolve().parents[2] / "docker" / "images.toml"
 
 def torch_build(engine: Any, image: Any) -> str:
     """Return which torch an image holds: a section of `largest_mb` in images.toml."""
-    program = (
-        "import importlib.metadata as m; print(*[d.version for d in m.distributions(name='torch')])"
-    )
-    version = engine.containers.run(image.id, ["python", "-c", program], remove=True).decode()
+    program = "import importlib.metadata as m; print(*[d.version for d in m.distributions(name='torch')])"
+    version = engine.containers.run(
+        image.id, ["python", "-c", program], remove=True
+    ).decode()
     if not version.strip():
         return "without-torch"
     return "cpu-wheel" if "+cpu" in version else "index-wheel"
@@ -42,11 +44,18 @@ def test_an_image_is_small_and_checks_itself_with_nothing_but_a_temporary_folder
     engine: Any, island: Island, family: str
 ) -> None:
     image = engine.images.get(f"ratchet/{family}:dev")
-    largest = tomllib.loads(IMAGES.read_text())["largest_mb"][torch_build(engine, image)]
+    largest = tomllib.loads(IMAGES.read_text())["largest_mb"][
+        torch_build(engine, image)
+    ]
     assert image.attrs["Size"] < largest[family] * 1_000_000
     assert image.attrs["Config"]["User"] == "10001:10001"
     said = inside(
-        engine, island, image.id, "/opt/venv/bin/python", "/opt/ratchet/selfcheck.py", family
+        engine,
+        island,
+        image.id,
+        "/opt/venv/bin/python",
+        "/opt/ratchet/selfcheck.py",
+        family,
     )
     assert "all checks passed" in said
 
@@ -62,10 +71,16 @@ def test_a_step_that_fails_for_now_is_tried_again_in_its_container(
 
 def test_images_share_the_layers_that_they_have_in_common(engine: Any) -> None:
     layers = {
-        family: set(engine.images.get(f"ratchet/{family}:dev").attrs["RootFS"]["Layers"])
+        family: set(
+            engine.images.get(f"ratchet/{family}:dev").attrs["RootFS"]["Layers"]
+        )
         for family in FAMILIES
     }
-    assert len(layers["train"] & layers["generate"]) > len(layers["train"] & layers["cpu"]) >= 3
+    assert (
+        len(layers["train"] & layers["generate"])
+        > len(layers["train"] & layers["cpu"])
+        >= 3
+    )
 
 
 def test_a_step_reaches_the_store_and_nothing_else(engine: Any, island: Island) -> None:
@@ -78,7 +93,14 @@ def test_a_step_reaches_the_store_and_nothing_else(engine: Any, island: Island) 
         "    except OSError as error: print(type(error).__name__)\n"
     )
     told = inside(
-        engine, island, "ratchet/cpu:dev", "python", "-c", reach, f"{host}:{port}", "192.0.2.1:80"
+        engine,
+        island,
+        "ratchet/cpu:dev",
+        "python",
+        "-c",
+        reach,
+        f"{host}:{port}",
+        "192.0.2.1:80",
     )
     assert told.split()[0] == "reached"
     assert told.split()[1] != "reached"
@@ -104,8 +126,8 @@ def test_a_campaign_in_containers_has_the_receipts_of_one_on_the_laptop(
     assert run.executed == executed, log_of(place.folder)
     receipts = campaigns.island.receipts("containers")
     assert receipts == on_the_laptop
-    assert json.loads(next(data for ref, data in receipts.items() if ref.startswith("train/")))[
-        "summary"
-    ]
+    assert json.loads(
+        next(data for ref, data in receipts.items() if ref.startswith("train/"))
+    )["summary"]
     assert SECRET not in run.said + json.dumps(run.told) + log_of(place.folder)
     assert containers_of(engine) == []

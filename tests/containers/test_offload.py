@@ -34,7 +34,10 @@ def carry_out_confined(engine: Any, island: Island, job: Job) -> dict[str, Any]:
         volumes={str(place): {"bind": str(place), "mode": "rw"}},
         **{
             **confined,
-            "environment": {**ENVIRONMENT, "RATCHET_CACHE": str(job.output.parent / "cache")},
+            "environment": {
+                **ENVIRONMENT,
+                "RATCHET_CACHE": str(job.output.parent / "cache"),
+            },
         },
     )
     try:
@@ -56,7 +59,10 @@ def test_offload_takes_the_compiled_optimizer_and_follows_the_curve_of_torchs(
 ) -> None:
     job = make_job(tmp_path / "run", steps=STEPS, zero=2, offload=True, num_processes=2)
     done = carry_out_confined(engine, island, job)
-    assert "offload: weights and moments are updated by the AdamW of deepspeed" in done["said"]
+    assert (
+        "offload: weights and moments are updated by the AdamW of deepspeed"
+        in done["said"]
+    )
     assert (done["optimizer"], reference["optimizer"]) == ("deepspeed", "torch")
     np.testing.assert_allclose(done["losses"], reference["losses"], atol=CLOSE)
 
@@ -70,7 +76,9 @@ def test_a_checkpoint_of_either_optimizer_goes_on_with_the_other(
     stopped_after(here, "torch", 5, zero=2, num_processes=2)
     left = receipts(here)[-1]["step"]
     shutil.copytree(here / "store", there / "store")
-    job = make_job(there / "run", steps=STEPS, zero=3, offload=True, checkpoint_minutes=0)
+    job = make_job(
+        there / "run", steps=STEPS, zero=3, offload=True, checkpoint_minutes=0
+    )
     onwards = carry_out_confined(engine, island, job)
     assert f"going on from the checkpoint of step {left}" in onwards["said"]
     assert onwards["optimizer"] == "deepspeed"

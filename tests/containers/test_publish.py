@@ -35,13 +35,19 @@ def test_a_published_image_is_recorded_by_its_digest_and_found_by_it(
         cpu = images["families"]["cpu"]
         assert cpu["image"] == f"{registry.host}/team/cpu"
         assert f"team/cpu@{cpu['digest']}" in registry.manifests
-        assert images["families"]["train"]["digest"] == "", "the others are as they were"
-        compiled = load_profile("cpu", tmp_path / "docker" / "images.toml").images["decide"]
+        assert images["families"]["train"]["digest"] == "", (
+            "the others are as they were"
+        )
+        compiled = load_profile("cpu", tmp_path / "docker" / "images.toml").images[
+            "decide"
+        ]
         assert compiled == f"{cpu['image']}@{cpu['digest']}"
         assert [one.status for one in image_checks({"decide": compiled}, {})] == ["ok"]
     finally:
         registry.close()
-        for image in engine.images.list(filters={"reference": f"{registry.host}/team/cpu"}):
+        for image in engine.images.list(
+            filters={"reference": f"{registry.host}/team/cpu"}
+        ):
             for tag in image.tags:
                 if tag.startswith(registry.host):
                     engine.images.remove(tag)

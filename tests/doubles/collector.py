@@ -61,11 +61,17 @@ class Collector(Served):
             case "/v1/traces":
                 for batch in ExportTraceServiceRequest.FromString(body).resource_spans:
                     self.resources.append(attributes_of(batch.resource.attributes))
-                    self.spans += [span for scope in batch.scope_spans for span in scope.spans]
+                    self.spans += [
+                        span for scope in batch.scope_spans for span in scope.spans
+                    ]
             case "/v1/metrics":
-                for group in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                for group in ExportMetricsServiceRequest.FromString(
+                    body
+                ).resource_metrics:
                     self.resources.append(attributes_of(group.resource.attributes))
-                    for metric in (one for scope in group.scope_metrics for one in scope.metrics):
+                    for metric in (
+                        one for scope in group.scope_metrics for one in scope.metrics
+                    ):
                         self.gauges[metric.name] = {
                             point.as_double: attributes_of(point.attributes)
                             for point in metric.gauge.data_points

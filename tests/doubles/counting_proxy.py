@@ -32,7 +32,9 @@ class CountingProxy(Proxy):
         """Return the bytes that clients have sent or received."""
         return self._counts[direction]
 
-    def call_at(self, direction: Direction, num_bytes: int, call: Callable[[], object]) -> None:
+    def call_at(
+        self, direction: Direction, num_bytes: int, call: Callable[[], object]
+    ) -> None:
         """Call once, before byte `num_bytes` goes that way."""
         with self._lock:
             self._watched = (direction, num_bytes, call)

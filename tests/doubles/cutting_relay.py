@@ -36,10 +36,14 @@ class CuttingRelay(Served):
                 relay.requests.append((self.command, urlsplit(self.path).path))
                 relay.authorizations.append(self.headers.get("Authorization", ""))
                 limit, moment = relay.cut or (number + 1, "before its effect")
-                if number > limit or (number == limit and moment == "before its effect"):
+                if number > limit or (
+                    number == limit and moment == "before its effect"
+                ):
                     self.close_connection = True
                     return
-                status, answer = relay._ask(self.command, self.path, body, dict(self.headers))
+                status, answer = relay._ask(
+                    self.command, self.path, body, dict(self.headers)
+                )
                 if number == limit:
                     self.close_connection = True
                     return
@@ -52,7 +56,9 @@ class CuttingRelay(Served):
     def _ask(
         self, method: str, path: str, body: bytes, headers: dict[str, str]
     ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self._server.hostname or "", self._server.port)
+        connection = http.client.HTTPConnection(
+            self._server.hostname or "", self._server.port
+        )
         try:
             connection.request(method, path, body or None, headers)
             response = connection.getresponse()

@@ -82,7 +82,11 @@ class Hub(Served):
         objects = []
         for entry in body["objects"]:
             href = f"http://{host}/large/{entry['oid']}"
-            actions = {} if entry["oid"] in self.large else {"actions": {"upload": {"href": href}}}
+            actions = (
+                {}
+                if entry["oid"] in self.large
+                else {"actions": {"upload": {"href": href}}}
+            )
             objects.append({"oid": entry["oid"], "size": entry["size"], **actions})
         return 200, {"transfer": "basic", "objects": objects}
 
@@ -100,9 +104,13 @@ class Hub(Served):
                 return 200, json.dumps(files).encode()
             case ["preupload", "main"]:
                 files = json.loads(body)["files"]
-                return 200, {"files": [self._mode(repository, one["path"]) for one in files]}
+                return 200, {
+                    "files": [self._mode(repository, one["path"]) for one in files]
+                }
             case ["commit", "main"]:
-                return self._commit(repository, [json.loads(line) for line in body.splitlines()])
+                return self._commit(
+                    repository, [json.loads(line) for line in body.splitlines()]
+                )
             case ["tag", revision]:
                 tag = json.loads(body)["tag"]
                 if tag in self.tags[repository]:
@@ -154,7 +162,10 @@ class Hub(Served):
                     self.answer(hub.fail_at[1], {"error": "told to"})
                     return
                 is_large = path.startswith("/large/")
-                if not is_large and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                if (
+                    not is_large
+                    and self.headers.get("Authorization") != f"Bearer {TOKEN}"
+                ):
                     self.answer(401, {"error": "Invalid credentials"})
                     return
                 host = self.headers["Host"]

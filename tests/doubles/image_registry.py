@@ -76,11 +76,15 @@ class _Handler(Answering):
         place = urlsplit(self.path)
         body = b"".join(self._body())
         if "/manifests/" in place.path:
-            name, _, reference = place.path.removeprefix("/v2/").partition("/manifests/")
+            name, _, reference = place.path.removeprefix("/v2/").partition(
+                "/manifests/"
+            )
             digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
             for key in (f"{name}:{reference}", f"{name}@{digest}"):
                 self.registry.manifests[key] = self.headers["Content-Type"], body
-            return self.answer(201, {}, Docker_Content_Digest=digest, Location=self.path)
+            return self.answer(
+                201, {}, Docker_Content_Digest=digest, Location=self.path
+            )
         digest = parse_qs(place.query)["digest"][0]
         hashed, size = self.registry.uploads.pop(place.path.rpartition("/")[2])
         if f"sha256:{hashed.hexdigest()}" != digest:
@@ -90,7 +94,9 @@ class _Handler(Answering):
 
     def _manifest(self, path: str) -> None:
         name, _, reference = path.removeprefix("/v2/").partition("/manifests/")
-        found = self.registry.manifests.get(f"{name}{'@' if ':' in reference else ':'}{reference}")
+        found = self.registry.manifests.get(
+            f"{name}{'@' if ':' in reference else ':'}{reference}"
+        )
         if found is None:
             return self._head(404, 0)
         kind, body = found
@@ -111,7 +117,9 @@ class _Handler(Answering):
         name = urlsplit(self.path).path.partition("/blobs/")[0]
         end = max(0, self.registry.uploads[identity][1] - 1)
         place = f"http://{self.registry.host}{name}/blobs/uploads/{identity}"
-        self.answer(202, b"", Location=place, Docker_Upload_UUID=identity, Range=f"0-{end}")
+        self.answer(
+            202, b"", Location=place, Docker_Upload_UUID=identity, Range=f"0-{end}"
+        )
 
     def _body(self) -> Iterator[bytes]:
         if self.headers.get("Transfer-Encoding") != "chunked":

@@ -47,7 +47,9 @@ class JudgeApi(Served):
                     api.keys.append(self.headers.get("Authorization", ""))
                     failure = api.failures.pop(0) if api.failures else 0
                 if self.path != "/v1/chat/completions" or failure:
-                    self._send(failure or 404, {"error": {"message": "refused on purpose"}})
+                    self._send(
+                        failure or 404, {"error": {"message": "refused on purpose"}}
+                    )
                     return
                 material = json.loads(body["messages"][-1]["content"])
                 if material["answer"] in api.documents:

@@ -42,7 +42,14 @@ class KfpApi(Served):
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Json]] = {
-            kind: {} for kind in ("experiments", "pipelines", "versions", "runs", "recurringruns")
+            kind: {}
+            for kind in (
+                "experiments",
+                "pipelines",
+                "versions",
+                "runs",
+                "recurringruns",
+            )
         }
         self.requests: list[tuple[str, str]] = []
         """Method and path of each request, in order."""
@@ -97,10 +104,16 @@ class KfpApi(Served):
         with self.lock:
             token = str(headers.get("Authorization", "")).removeprefix("Bearer ")
             if self.tokens and token not in self.tokens:
-                return problem(401, 16, "Request header error: there is no user identity header.")
+                return problem(
+                    401, 16, "Request header error: there is no user identity header."
+                )
             if self.forbidden:
-                return problem(403, 7, "User 'ci' is not authorized with reason: no role binding")
-            if match := re.fullmatch(r"/apis/v1beta1/runs/([^/]+)", unquote(parts.path)):
+                return problem(
+                    403, 7, "User 'ci' is not authorized with reason: no role binding"
+                )
+            if match := re.fullmatch(
+                r"/apis/v1beta1/runs/([^/]+)", unquote(parts.path)
+            ):
                 return self._workflow(match[1])
             path = unquote(parts.path).removeprefix("/apis/v2beta1/")
             if path == parts.path:
@@ -120,7 +133,11 @@ class KfpApi(Served):
         if method == "POST" and not name:
             return self._create(kind, json.loads(body))
         if not name:
-            scope = {key: query[key] for key in ("experiment_id", "namespace") if key in query}
+            scope = {
+                key: query[key]
+                for key in ("experiment_id", "namespace")
+                if key in query
+            }
             return self._list(kind, query, **scope)
         if name not in self.objects[kind]:
             return problem(404, 5, f"{KINDS[kind]} {name} not found")
@@ -138,7 +155,8 @@ class KfpApi(Served):
             names = {"prepare": "SUCCEEDED", "executor": "FAILED", "train-r1": "FAILED"}
             run["run_details"] = {
                 "task_details": [
-                    {"display_name": name, "state": state} for name, state in names.items()
+                    {"display_name": name, "state": state}
+                    for name, state in names.items()
                 ]
             }
 
@@ -157,7 +175,9 @@ class KfpApi(Served):
 
     def _create(self, kind: str, body: Json) -> Answer:
         name = body["display_name"]
-        if kind in UNIQUE and any(one["display_name"] == name for one in self.all(kind)):
+        if kind in UNIQUE and any(
+            one["display_name"] == name for one in self.all(kind)
+        ):
             return problem(409, 6, f"Already exist error: {name}")
         if kind in ("runs", "recurringruns"):
             if body["experiment_id"] not in self.objects["experiments"]:
@@ -167,9 +187,15 @@ class KfpApi(Served):
                 not in self.objects["versions"]
             ):
                 return problem(400, 3, "Invalid input error: no such pipeline version")
-        if kind == "recurringruns" and len(body["trigger"]["cron_schedule"]["cron"].split()) != 6:
+        if (
+            kind == "recurringruns"
+            and len(body["trigger"]["cron_schedule"]["cron"].split()) != 6
+        ):
             return problem(400, 3, "Schedule cron is not a valid cron expression")
-        extra = {"runs": {"state": "PENDING"}, "recurringruns": {"status": "ENABLED"}}.get(kind, {})
+        extra = {
+            "runs": {"state": "PENDING"},
+            "recurringruns": {"status": "ENABLED"},
+        }.get(kind, {})
         return 200, self.add(kind, **body, **extra)
 
     def _upload(self, query: dict[str, str], body: bytes, content_type: str) -> Answer:
@@ -179,16 +205,23 @@ class KfpApi(Served):
         [part] = message.iter_parts()
         text = part.get_payload(decode=True)
         assert isinstance(text, bytes)
-        documents = list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        documents = list(
+            yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        )
         pipeline = query["pipelineid"]
         if pipeline not in self.objects["pipelines"]:
             return problem(404, 5, f"pipeline {pipeline} not found")
-        versions = [one for one in self.all("versions") if one["pipeline_id"] == pipeline]
+        versions = [
+            one for one in self.all("versions") if one["pipeline_id"] == pipeline
+        ]
         if any(one["display_name"] == query["name"] for one in versions):
             return problem(409, 6, f"Already exist error: {query['name']}")
         spec = {"pipeline_spec": documents[0], "platform_spec": documents[1]}
         return 200, self.add(
-            "versions", display_name=query["name"], pipeline_id=pipeline, pipeline_spec=spec
+            "versions",
+            display_name=query["name"],
+            pipeline_id=pipeline,
+            pipeline_spec=spec,
         )
 
     def _list(self, kind: str, query: dict[str, str], **scope: str) -> Answer:
@@ -224,9 +257,16 @@ class KfpApi(Served):
                         ):
                             fault = faults.pop(0)
                 if fault is None:
-                    self.answer(*api.carry_out(self.command, self.path, body, self.headers))
+                    self.answer(
+                        *api.carry_out(self.command, self.path, body, self.headers)
+                    )
                 else:
-                    fault(self, lambda: api.carry_out(self.command, self.path, body, self.headers))
+                    fault(
+                        self,
+                        lambda: api.carry_out(
+                            self.command, self.path, body, self.headers
+                        ),
+                    )
 
             do_POST = do_DELETE = do_GET
 
@@ -246,7 +286,13 @@ def failed_workflow(step: str, message: str, phase: str = "Failed") -> dict[str,
         "wf-4": node("executor", "Pod", "Succeeded", boundaryID="wf-2"),
         "wf-5": node(step, "DAG", "Failed", boundaryID="wf-1"),
         "wf-6": node(f"{step}-driver", "Pod", "Succeeded", boundaryID="wf-1"),
-        "wf-7": node("executor", "Retry", phase, boundaryID="wf-5", message="No more retries left"),
+        "wf-7": node(
+            "executor",
+            "Retry",
+            phase,
+            boundaryID="wf-5",
+            message="No more retries left",
+        ),
         "wf-8": node("executor(0)", "Pod", phase, boundaryID="wf-5", message=message),
     }
 

@@ -34,7 +34,9 @@ class KserveApi(Served):
         """Methods, in order."""
         self.serve(self._handler())
 
-    def carry_out(self, method: str, target: str, body: Json, kind: str) -> tuple[int, Any]:
+    def carry_out(
+        self, method: str, target: str, body: Json, kind: str
+    ) -> tuple[int, Any]:
         """The answer to a request, after its effect."""
         parts = urlsplit(target)
         self.requests.append(method)
@@ -46,7 +48,9 @@ class KserveApi(Served):
         key = f"{namespace}/{name}"
         if method == "GET":
             if key not in self.services:
-                return 404, problem(404, "NotFound", f'inferenceservices "{name}" not found')
+                return 404, problem(
+                    404, "NotFound", f'inferenceservices "{name}" not found'
+                )
             return 200, self.services[key]
         query = parse_qs(parts.query)
         assert (kind, query["fieldManager"], query["fieldValidation"]) == (
@@ -68,7 +72,9 @@ class KserveApi(Served):
         class Handler(Answering):
             def _serve(self) -> None:
                 kind = self.headers.get("Content-Type", "")
-                self.answer(*api.carry_out(self.command, self.path, self.sent_json(), kind))
+                self.answer(
+                    *api.carry_out(self.command, self.path, self.sent_json(), kind)
+                )
 
             do_GET = do_PATCH = _serve
 

@@ -73,7 +73,10 @@ class KubernetesApi(Served):
         self.serve(self._handler())
 
     def kubeconfig(
-        self, file: Path, endpoint: str = "", token: str = "a-token-that-no-message-may-show"
+        self,
+        file: Path,
+        endpoint: str = "",
+        token: str = "a-token-that-no-message-may-show",
     ) -> Path:
         """Write the file that KUBECONFIG names."""
         file.write_text(
@@ -85,11 +88,18 @@ class KubernetesApi(Served):
                     "contexts": [
                         {
                             "name": "test",
-                            "context": {"cluster": "test", "user": "test", "namespace": "ml"},
+                            "context": {
+                                "cluster": "test",
+                                "user": "test",
+                                "namespace": "ml",
+                            },
                         }
                     ],
                     "clusters": [
-                        {"name": "test", "cluster": {"server": endpoint or self.endpoint}}
+                        {
+                            "name": "test",
+                            "cluster": {"server": endpoint or self.endpoint},
+                        }
                     ],
                     "users": [{"name": "test", "user": {"token": token}}],
                 }
@@ -108,7 +118,9 @@ class KubernetesApi(Served):
         """What sets a condition of the only TrainJob; one of the other kinds becomes False."""
 
         def set_it() -> None:
-            conditions = self.job().setdefault("status", {}).setdefault("conditions", [])
+            conditions = (
+                self.job().setdefault("status", {}).setdefault("conditions", [])
+            )
             for one in conditions:
                 one["status"] = "False"
             conditions.append(
@@ -140,22 +152,33 @@ class KubernetesApi(Served):
             return self._core(path[3], path[4], path[5:], query)
 
     def _jobs(
-        self, method: str, namespace: str, rest: list[str], query: dict[str, str], body: Json
+        self,
+        method: str,
+        namespace: str,
+        rest: list[str],
+        query: dict[str, str],
+        body: Json,
     ) -> Answer:
         if not self.trainer_installed:
             return 404, b"404 page not found\n"
         verb = {"POST": "create", "GET": "get", "DELETE": "delete"}[method]
-        if refused := self._refusal(verb, "trainjobs", "trainer.kubeflow.org", namespace):
+        if refused := self._refusal(
+            verb, "trainjobs", "trainer.kubeflow.org", namespace
+        ):
             return refused
         if method == "POST":
             return self._create(namespace, query, body)
         name = rest[0]
-        there = name in self.jobs and "deletionTimestamp" not in self.jobs[name]["metadata"]
+        there = (
+            name in self.jobs and "deletionTimestamp" not in self.jobs[name]["metadata"]
+        )
         if method == "GET" and self.later and there:
             self.later.pop(0)()
         if name not in self.jobs:
             words = f'trainjobs.trainer.kubeflow.org "{name}" not found'
-            return 404, problem(404, "NotFound", words, details={"name": name, "kind": "trainjobs"})
+            return 404, problem(
+                404, "NotFound", words, details={"name": name, "kind": "trainjobs"}
+            )
         job = self.jobs[name]
         if method == "DELETE":
             return self._delete(job, body)
@@ -177,10 +200,14 @@ class KubernetesApi(Served):
         unknown = sorted(self.unknown_fields & set(body["spec"]))
         if unknown and query.get("fieldValidation") == "Strict":
             return 400, problem(
-                400, "BadRequest", f'strict decoding error: unknown field "spec.{unknown[0]}"'
+                400,
+                "BadRequest",
+                f'strict decoding error: unknown field "spec.{unknown[0]}"',
             )
         if self.admission:
-            return self.admission[0], problem(self.admission[0], "Forbidden", self.admission[1])
+            return self.admission[0], problem(
+                self.admission[0], "Forbidden", self.admission[1]
+            )
         if name in self.jobs:
             words = f'trainjobs.trainer.kubeflow.org "{name}" already exists'
             return 409, problem(409, "AlreadyExists", words)
@@ -192,7 +219,9 @@ class KubernetesApi(Served):
         wanted = (body.get("preconditions") or {}).get("uid", metadata["uid"])
         if wanted != metadata["uid"]:
             return 409, problem(
-                409, "Conflict", f"the UID in the precondition ({wanted}) does not match"
+                409,
+                "Conflict",
+                f"the UID in the precondition ({wanted}) does not match",
             )
         if body.get("propagationPolicy") == "Foreground":
             metadata.update(deletionTimestamp=NOW, finalizers=["foregroundDeletion"])
@@ -215,9 +244,14 @@ class KubernetesApi(Served):
             )
         asked = body["spec"]["resourceAttributes"]
         resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
-        return 201, {**body, "status": {"allowed": (asked["verb"], resource) not in self.denied}}
+        return 201, {
+            **body,
+            "status": {"allowed": (asked["verb"], resource) not in self.denied},
+        }
 
-    def _core(self, namespace: str, kind: str, rest: list[str], query: dict[str, str]) -> Answer:
+    def _core(
+        self, namespace: str, kind: str, rest: list[str], query: dict[str, str]
+    ) -> Answer:
         if kind == "pods" and rest[1:] == ["log"]:
             if refused := self._refusal("get", "pods/log", "", namespace):
                 return refused
@@ -232,7 +266,9 @@ class KubernetesApi(Served):
         if kind == "pods":
             wanted = dict(pair.split("=") for pair in query["labelSelector"].split(","))
             items = [
-                pod for pod in self.pods if wanted.items() <= pod["metadata"]["labels"].items()
+                pod
+                for pod in self.pods
+                if wanted.items() <= pod["metadata"]["labels"].items()
             ]
         else:
             fields = dict(pair.split("=") for pair in query["fieldSelector"].split(","))
@@ -244,7 +280,9 @@ class KubernetesApi(Served):
             ]
         return 200, {"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}
 
-    def _refusal(self, verb: str, resource: str, group: str, namespace: str) -> Answer | None:
+    def _refusal(
+        self, verb: str, resource: str, group: str, namespace: str
+    ) -> Answer | None:
         if (verb, resource) not in self.denied:
             return None
         return 403, problem(
@@ -271,7 +309,10 @@ class KubernetesApi(Served):
                 if fault is None:
                     self.answer(*api.carry_out(self.command, self.path, body, token))
                 else:
-                    fault(self, lambda: api.carry_out(self.command, self.path, body, token))
+                    fault(
+                        self,
+                        lambda: api.carry_out(self.command, self.path, body, token),
+                    )
 
             do_POST = do_DELETE = do_GET
 
@@ -287,7 +328,9 @@ def failing(status: int, **headers: str) -> Fault:
 
 def reset(handler: Any, carry_out: Callable[[], Answer]) -> None:
     """The connection is reset before the request has an effect."""
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+    )
     handler.connection.close()
     handler.close_connection = True
 
@@ -376,4 +419,6 @@ def pod(job: str, node: int, phase: str, restart: int = 0, **status: Any) -> Jso
 def ended(exit_code: int, finished: str, reason: str = "Error") -> Json:
     """Status of a pod whose container ended."""
     terminated = {"exitCode": exit_code, "finishedAt": finished, "reason": reason}
-    return {"containerStatuses": [{"name": "node", "state": {"terminated": terminated}}]}
+    return {
+        "containerStatuses": [{"name": "node", "state": {"terminated": terminated}}]
+    }

@@ -75,7 +75,9 @@ class MlflowServer(Served):
             return _wrong(f"Invalid clause(s) in filter string: {query['filter']}")
         name, key, text = match.groups()
         tag = {"key": key, "value": text}
-        versions = [one for one in self.versions if one["name"] == name and tag in one["tags"]]
+        versions = [
+            one for one in self.versions if one["name"] == name and tag in one["tags"]
+        ]
         return 200, {"model_versions": versions} if versions else {}
 
     def post_model_versions_create(self, body: Json) -> Answer:
@@ -109,7 +111,9 @@ class MlflowServer(Served):
         name = query["experiment_name"]
         if name not in self.experiments:
             return _missing(f"Could not find experiment with name '{name}'")
-        return 200, {"experiment": {"experiment_id": self.experiments[name], "name": name}}
+        return 200, {
+            "experiment": {"experiment_id": self.experiments[name], "name": name}
+        }
 
     def post_experiments_create(self, body: Json) -> Answer:
         if body["name"] in self.experiments:
@@ -153,7 +157,9 @@ class MlflowServer(Served):
         for parameter in body.get("params", []):
             key, text = parameter["key"], parameter["value"]
             if mlflow_run["params"].setdefault(key, text) != text:
-                return _wrong(f"Changing param values is not allowed. Param with key='{key}'")
+                return _wrong(
+                    f"Changing param values is not allowed. Param with key='{key}'"
+                )
         for metric in body.get("metrics", []):
             # The same point logged twice is one.
             points = mlflow_run["metrics"].setdefault(metric["key"], set())
@@ -175,7 +181,9 @@ class MlflowServer(Served):
 
         class Handler(Answering):
             def _serve(self) -> None:
-                status, answer = server.carry_out(self.command, self.path, self.sent_json())
+                status, answer = server.carry_out(
+                    self.command, self.path, self.sent_json()
+                )
                 self.answer(status, json.dumps(answer, default=list).encode())
 
             do_GET = do_POST = _serve

@@ -65,13 +65,19 @@ class ModelRegistryServer(Served):
                 case "GET", ["registered_model"]:
                     return self._find("registered_models", query, "")
                 case "GET", ["model_version"]:
-                    return self._find("model_versions", query, query.get("parentResourceId", "-"))
+                    return self._find(
+                        "model_versions", query, query.get("parentResourceId", "-")
+                    )
                 case "GET", ["model_artifact"]:
-                    return self._find("artifacts", query, query.get("parentResourceId", "-"))
+                    return self._find(
+                        "artifacts", query, query.get("parentResourceId", "-")
+                    )
                 case "POST", ["registered_models"]:
                     return self._create("registered_models", body, "")
                 case "POST", ["model_versions"]:
-                    return self._create("model_versions", body, body.get("registeredModelId", ""))
+                    return self._create(
+                        "model_versions", body, body.get("registeredModelId", "")
+                    )
                 case "POST", ["model_versions", version, "artifacts"]:
                     return self._create("artifacts", body, version)
                 case "PATCH", ["registered_models", model]:
@@ -84,10 +90,18 @@ class ModelRegistryServer(Served):
         return str(entry.get("registeredModelId", ""))
 
     def _find(self, kind: str, query: dict[str, str], parent: str) -> tuple[int, Json]:
-        if kind != "registered_models" and not {"name", "parentResourceId"} <= set(query):
-            return 400, {"code": "Bad Request", "message": "supply name and parentResourceId"}
+        if kind != "registered_models" and not {"name", "parentResourceId"} <= set(
+            query
+        ):
+            return 400, {
+                "code": "Bad Request",
+                "message": "supply name and parentResourceId",
+            }
         for entry in self.entries[kind]:
-            if (entry["name"], self._parent_of(kind, entry)) == (query.get("name"), parent):
+            if (entry["name"], self._parent_of(kind, entry)) == (
+                query.get("name"),
+                parent,
+            ):
                 return 200, entry
         return 404, {
             "code": "Not Found",
@@ -97,8 +111,16 @@ class ModelRegistryServer(Served):
     def _create(self, kind: str, body: Json, parent: str) -> tuple[int, Json]:
         if problem := _problem(kind, body) or self._without_parent(kind, parent):
             return 400, {"code": "Bad Request", "message": problem}
-        if self._find(kind, {"name": body["name"], "parentResourceId": parent}, parent)[0] == 200:
-            return 409, {"code": "Conflict", "message": f"{body['name']} already exists"}
+        if (
+            self._find(
+                kind, {"name": body["name"], "parentResourceId": parent}, parent
+            )[0]
+            == 200
+        ):
+            return 409, {
+                "code": "Conflict",
+                "message": f"{body['name']} already exists",
+            }
         number = sum(len(entries) for entries in self.entries.values()) + 1
         entry = {"id": str(number), "state": "LIVE", **body}
         self._parents[entry["id"]] = parent
@@ -106,7 +128,10 @@ class ModelRegistryServer(Served):
         return 201, entry
 
     def _without_parent(self, kind: str, parent: str) -> str:
-        above = {"model_versions": "registered_models", "artifacts": "model_versions"}.get(kind)
+        above = {
+            "model_versions": "registered_models",
+            "artifacts": "model_versions",
+        }.get(kind)
         ids = {entry["id"] for entry in self.entries[above]} if above else {parent}
         return "" if parent in ids else f"no {above} with id {parent}"
 
@@ -124,7 +149,9 @@ class ModelRegistryServer(Served):
 
         class Handler(Answering):
             def _serve(self) -> None:
-                self.answer(*registry.carry_out(self.command, self.path, self.sent_json()))
+                self.answer(
+                    *registry.carry_out(self.command, self.path, self.sent_json())
+                )
 
             do_GET = do_POST = do_PATCH = _serve
 
@@ -140,7 +167,9 @@ def _problem(kind: str, body: Json) -> str:
     for name, value in body.items():
         if name == "customProperties":
             for key, property_value in value.items():
-                field, kind_of_value = VALUES.get(property_value.get("metadataType"), ("", None))
+                field, kind_of_value = VALUES.get(
+                    property_value.get("metadataType"), ("", None)
+                )
                 if set(property_value) != {"metadataType", field} or not isinstance(
                     property_value[field], kind_of_value or ()
                 ):

@@ -81,7 +81,9 @@ class Proxy:
                         target=self._pump, args=(source, target, direction), daemon=True
                     ).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket, direction: str) -> None:
+    def _pump(
+        self, source: socket.socket, target: socket.socket, direction: str
+    ) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
                 passed = getattr(self, direction)(data)
@@ -133,7 +135,11 @@ class RudeServer:
                 data = self.rfile.read(int(self.headers["Content-Length"]))
                 if server.failures or server.down:
                     self._fail(
-                        *(server.failures.pop(0) if server.failures else server.down or (500, ""))
+                        *(
+                            server.failures.pop(0)
+                            if server.failures
+                            else server.down or (500, "")
+                        )
                     )
                     return
                 server.objects[self.path] = data
@@ -145,7 +151,8 @@ class RudeServer:
                     self._fail(*server.down)
                 elif "list-type" in self.path:
                     self._answer(
-                        200, b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>"
+                        200,
+                        b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>",
                     )
                 elif self.path in server.objects:
                     self._answer(200, server.objects[self.path])

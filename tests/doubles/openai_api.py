@@ -22,13 +22,17 @@ Fault = tuple[int, dict[str, Any] | bytes] | str
 
 def refusal(status: int, code: str, message: str) -> Fault:
     """An answer in OpenAI's form of errors."""
-    return status, {"error": {"message": message, "type": "error", "param": None, "code": code}}
+    return status, {
+        "error": {"message": message, "type": "error", "param": None, "code": code}
+    }
 
 
 class OpenAiApi(Served):
     """The server; close it when done. It answers `<seed>!`, and cuts off every fifth seed."""
 
-    def __init__(self, *, slow_seconds: float = 1.0, thinks_seconds: float = 0.0) -> None:
+    def __init__(
+        self, *, slow_seconds: float = 1.0, thinks_seconds: float = 0.0
+    ) -> None:
         self.payloads: list[dict[str, Any]] = []
         """Bodies of all requests, in order."""
         self.faults: list[Fault] = []
@@ -57,7 +61,9 @@ class OpenAiApi(Served):
         """What it says to one request: the same to the same."""
         seed = int(payload["seed"])
         cut = seed % 5 == 0
-        name = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:12]
+        name = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[
+            :12
+        ]
         done: dict[str, Any] = {
             "id": f"chatcmpl-{name}",
             "object": "chat.completion",
@@ -72,7 +78,11 @@ class OpenAiApi(Served):
             ],
         }
         if self.counts_tokens:
-            done["usage"] = {"prompt_tokens": 3, "completion_tokens": 7, "total_tokens": 10}
+            done["usage"] = {
+                "prompt_tokens": 3,
+                "completion_tokens": 7,
+                "total_tokens": 10,
+            }
         return done
 
     def _taken(self, payload: dict[str, Any]) -> Fault | None:
@@ -95,7 +105,9 @@ class OpenAiApi(Served):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                payload = json.loads(
+                    self.rfile.read(int(self.headers["Content-Length"]))
+                )
                 fault = server._taken(payload)
                 try:
                     time.sleep(server.thinks_seconds)
@@ -126,7 +138,9 @@ class OpenAiApi(Served):
                 elif payload["model"] != MODEL:
                     self._answer(
                         *refusal(
-                            404, "model_not_found", f"The model `{payload['model']}` does not exist"
+                            404,
+                            "model_not_found",
+                            f"The model `{payload['model']}` does not exist",
                         )
                     )
                 else:
@@ -140,7 +154,8 @@ class OpenAiApi(Served):
                 content = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header(
-                    "Content-Type", "text/html" if isinstance(body, bytes) else "application/json"
+                    "Content-Type",
+                    "text/html" if isinstance(body, bytes) else "application/json",
                 )
                 self.send_header("Content-Length", str(promised or len(content)))
                 if status in (429, 500, 503) or b'"error"' in content:

@@ -70,7 +70,9 @@ def parsed(text: str) -> dict[str, Samples]:
         pairs = _LABEL.findall(labels)
         if "".join(found.group() for found in _LABEL.finditer(labels)) != labels:
             raise ValueError(f"no labels: {labels}")
-        meaning = tuple((name, _ESCAPED.sub(_unescaped, value)) for name, value in pairs)
+        meaning = tuple(
+            (name, _ESCAPED.sub(_unescaped, value)) for name, value in pairs
+        )
         samples = metrics.setdefault(match[1], {})
         if (match[1], meaning) in samples:
             raise ValueError(f"collected before: {line}")

@@ -96,7 +96,9 @@ class FaultyServer:
 def _with_flipped_bit(body: bytes) -> bytes:
     middle = len(body) // 2
     return (
-        body[:middle] + bytes(byte ^ 1 for byte in body[middle : middle + 1]) + body[middle + 1 :]
+        body[:middle]
+        + bytes(byte ^ 1 for byte in body[middle : middle + 1])
+        + body[middle + 1 :]
     )
 
 
@@ -155,7 +157,9 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
         def pass_on(self, body: bytes) -> Answer:
             connection = HTTPConnection(behind.hostname or "", behind.port, timeout=60)
             headers = {
-                name: value for name, value in self.headers.items() if name.lower() not in _HOP
+                name: value
+                for name, value in self.headers.items()
+                if name.lower() not in _HOP
             }
             headers.pop("Expect", None)
             headers["Content-Length"] = str(len(body))

@@ -44,7 +44,8 @@ class TrainerStatusServer(Served):
     def environment(self) -> dict[str, str]:
         """The variables that the Trainer sets in the pods of a job."""
         return {
-            "KUBEFLOW_TRAINER_SERVER_URL": self.endpoint.replace("http:", "https:") + "/status",
+            "KUBEFLOW_TRAINER_SERVER_URL": self.endpoint.replace("http:", "https:")
+            + "/status",
             "KUBEFLOW_TRAINER_SERVER_CA_CERT": str(self.ca_file),
             "KUBEFLOW_TRAINER_SERVER_TOKEN": str(self.token_file),
         }
@@ -60,7 +61,9 @@ class TrainerStatusServer(Served):
                     return self.answer(401, {"reason": "Unauthorized"})
                 if server.status == 200:
                     document: dict[str, Any] = json.loads(sent)
-                    report = TrainerV1alpha1UpdateTrainJobStatusRequest.from_dict(document)
+                    report = TrainerV1alpha1UpdateTrainJobStatusRequest.from_dict(
+                        document
+                    )
                     assert report is not None
                     server.reports.append(report)
                 return self.answer(server.status, {})

@@ -23,7 +23,9 @@ class Webhook:
         self.content_types: list[str] = []
         self._is_over = threading.Event()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, args=(0.05,), daemon=True
+        )
 
     @property
     def url(self) -> str:

@@ -20,7 +20,9 @@ def main() -> None:
     """Limit this process and its children, then train."""
     job = Job.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.ones(8, 8) @ torch.ones(8, 8)
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf(
+        "SC_PAGE_SIZE"
+    )
     most = mapped + int(sys.argv[2]) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     carry_out(make_context(job.store, os.environ), [job])

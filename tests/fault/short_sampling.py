@@ -18,7 +18,9 @@ def main() -> None:
     """Limit this process, then sample."""
     state, room_mib = sys.argv[2:]
     torch.ones(8, 8) @ torch.ones(8, 8)
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf(
+        "SC_PAGE_SIZE"
+    )
     most = mapped + int(room_mib) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     with step_context(state) as context:

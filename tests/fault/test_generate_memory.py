@@ -18,7 +18,9 @@ PROMPTS = [ask(f"{n * 7919 % 10 ** (1 + n % 6)}={n}", "0") for n in range(480)]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def process(state: str, folder: Path, module: str, *more: str) -> subprocess.Popen[bytes]:
+def process(
+    state: str, folder: Path, module: str, *more: str
+) -> subprocess.Popen[bytes]:
     """One shard in a process of its own."""
     environment = {**os.environ, **ENVIRONMENT, "RATCHET_CACHE": str(folder / "cache")}
     with (folder / "said.txt").open("wb") as said:
@@ -32,7 +34,9 @@ def process(state: str, folder: Path, module: str, *more: str) -> subprocess.Pop
 
 def own_context(folder: Path) -> Context:
     """The surroundings of a step in this process, over the store of `folder`."""
-    return make_context(f"file://{folder}/store", {"RATCHET_CACHE": str(folder / "own-cache")})
+    return make_context(
+        f"file://{folder}/store", {"RATCHET_CACHE": str(folder / "own-cache")}
+    )
 
 
 def test_out_of_memory_halves_the_batch_and_changes_no_sample(tmp_path: Path) -> None:
@@ -51,7 +55,8 @@ def test_out_of_memory_halves_the_batch_and_changes_no_sample(tmp_path: Path) ->
     assert attempt["costs"]["sampling_batch_size"] <= 120
     drawn = samples_of(context, run(GenerateInputs(state, 0), context))
     assert drawn == samples_of(
-        context, run(GenerateInputs(begun(context, batch_size=100, **large), 0), context)
+        context,
+        run(GenerateInputs(begun(context, batch_size=100, **large), 0), context),
     )
 
 

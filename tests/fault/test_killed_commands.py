@@ -36,7 +36,9 @@ def descendants(pid: int) -> set[int]:
     generation = {pid}
     found: set[int] = set()
     while generation:
-        generation = {child for child, parent in parent_of.items() if parent in generation}
+        generation = {
+            child for child, parent in parent_of.items() if parent in generation
+        }
         found |= generation
     return found
 
@@ -61,7 +63,11 @@ def test_nothing_that_a_killed_command_started_goes_on(
     process = subprocess.Popen(
         command(*verb),
         cwd=tmp_path,
-        env={**environment(), "TMPDIR": str(tmp_path / "temporary"), "RATCHET_WARM": "0"},
+        env={
+            **environment(),
+            "TMPDIR": str(tmp_path / "temporary"),
+            "RATCHET_WARM": "0",
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -71,7 +77,9 @@ def test_nothing_that_a_killed_command_started_goes_on(
         started = descendants(process.pid)
         if num_processes == 2:
             # So that the trial, which has a part already, comes to no end of its own.
-            [trial] = [pid for pid, parent in parents().items() if parent == process.pid]
+            [trial] = [
+                pid for pid, parent in parents().items() if parent == process.pid
+            ]
             os.kill(trial, signal.SIGSTOP)
         process.kill()
         process.wait()
@@ -100,7 +108,10 @@ def test_a_part_of_a_trial_has_no_end_of_its_own_to_wait_for() -> None:
     process = subprocess.Popen([sys.executable, "-c", PART], env=environment())
     started: set[int] = set()
     try:
-        wait_until(lambda: any(state_of(pid) == "T" for pid in descendants(process.pid)), process)
+        wait_until(
+            lambda: any(state_of(pid) == "T" for pid in descendants(process.pid)),
+            process,
+        )
         started = descendants(process.pid)
         process.kill()
         process.wait()

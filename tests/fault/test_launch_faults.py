@@ -37,7 +37,9 @@ FAULTS: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_what_passes_is_waited_out(api: KubernetesApi, launcher: Launcher, fault: Fault) -> None:
+def test_what_passes_is_waited_out(
+    api: KubernetesApi, launcher: Launcher, fault: Fault
+) -> None:
     def trouble() -> None:
         api.faults = [fault]
 
@@ -75,7 +77,9 @@ def test_the_server_is_left_alone_as_long_as_it_asks(
     assert max(pauses[1:], default=0.0) <= HASTE.longest_pause_seconds
 
 
-@pytest.mark.parametrize("fault", [failing(503), reset, garbled], ids=["503", "reset", "garbled"])
+@pytest.mark.parametrize(
+    "fault", [failing(503), reset, garbled], ids=["503", "reset", "garbled"]
+)
 def test_a_server_that_never_recovers_is_transient_and_the_job_goes_on(
     api: KubernetesApi, launcher: Launcher, fault: Fault
 ) -> None:
@@ -85,13 +89,16 @@ def test_a_server_that_never_recovers_is_transient_and_the_job_goes_on(
     api.later = [breakdown]
     launcher.patience = IMPATIENT
     with pytest.raises(
-        Transient, match=f"{api.endpoint} could not get trainjobs in namespace ml for 1 s"
+        Transient,
+        match=f"{api.endpoint} could not get trainjobs in namespace ml for 1 s",
     ):
         launcher.run()
     assert NAME in api.jobs
 
 
-def test_every_try_waits_for_the_one_before(api: KubernetesApi, launcher: Launcher) -> None:
+def test_every_try_waits_for_the_one_before(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     api.faults, api.always = [slow(0)], reset
     launcher.patience = replace(
         HASTE,
@@ -114,17 +121,22 @@ def test_a_server_that_nobody_can_reach_is_transient(
 
 
 @pytest.mark.parametrize("verb", ["create", "get", "delete"])
-def test_a_missing_permission_is_named(api: KubernetesApi, launcher: Launcher, verb: str) -> None:
+def test_a_missing_permission_is_named(
+    api: KubernetesApi, launcher: Launcher, verb: str
+) -> None:
     if verb == "delete":
         keep(api, api.condition("Failed"))
     api.denied = {(verb, "trainjobs")}
     with pytest.raises(
-        UserError, match=f"{verb} trainjobs in namespace ml.*API group 'trainer.kubeflow.org'"
+        UserError,
+        match=f"{verb} trainjobs in namespace ml.*API group 'trainer.kubeflow.org'",
     ):
         launcher.run()
 
 
-def test_a_token_that_is_not_accepted_is_not_shown(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_token_that_is_not_accepted_is_not_shown(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     api.token = "right"
     with pytest.raises(UserError, match="no permission to create trainjobs") as caught:
         launcher.run(token="wrong-secret-token")
@@ -143,25 +155,33 @@ def test_an_older_kubeflow_trainer_refuses_instead_of_dropping_a_field(
     api: KubernetesApi, launcher: Launcher
 ) -> None:
     api.unknown_fields = {"runtimePatches"}
-    with pytest.raises(UserError, match=r'unknown field "spec.runtimePatches".*2\.3 is needed'):
+    with pytest.raises(
+        UserError, match=r'unknown field "spec.runtimePatches".*2\.3 is needed'
+    ):
         launcher.run()
     assert api.jobs == {}
 
 
-def test_a_namespace_that_is_not_there_is_named(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_namespace_that_is_not_there_is_named(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     launcher.spec = replace(SPEC, namespace="elsewhere")
     with pytest.raises(UserError, match="there is no namespace elsewhere"):
         launcher.run()
 
 
-def test_an_admission_rule_speaks_for_itself(api: KubernetesApi, launcher: Launcher) -> None:
+def test_an_admission_rule_speaks_for_itself(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     words = 'admission webhook "validator.trainjob.trainer.kubeflow.org" denied the request: no such runtime'
     api.admission = (403, words)
     with pytest.raises(UserError, match=re.escape(words)):
         launcher.run()
 
 
-def test_a_used_up_quota_of_jobs_is_transient(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_used_up_quota_of_jobs_is_transient(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     api.admission = (
         403,
         "trainjobs is forbidden: exceeded quota: jobs, requested: count/trainjobs=1, used: 5",

@@ -16,7 +16,9 @@ from tests.security.test_local_processes import tiny_place
 pytestmark = pytest.mark.process
 
 
-def run_with_small(place: Place, folder: Path, options: str) -> subprocess.CompletedProcess[str]:
+def run_with_small(
+    place: Place, folder: Path, options: str
+) -> subprocess.CompletedProcess[str]:
     """Start a run with a small file system mounted on one folder, which only it sees."""
     return subprocess.run(
         with_small(folder, options, place.command("run", "--rounds", "1")),

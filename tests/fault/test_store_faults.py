@@ -61,16 +61,22 @@ def once(
 def test_a_truncated_object_is_named(store: Store, tmp_path: Path) -> None:
     store.put_bytes(object_of(b"weights"), b"wei")
     with pytest.raises(Corrupt, match="3 bytes instead of 7") as caught:
-        Cache(tmp_path / "cache").get(store, object_of(b"weights"), sha256(b"weights"), 7)
+        Cache(tmp_path / "cache").get(
+            store, object_of(b"weights"), sha256(b"weights"), 7
+        )
     assert f"{store.root}/{object_of(b'weights')}" in str(caught.value)
 
 
-def test_a_garbled_object_is_named_with_both_digests(store: Store, tmp_path: Path) -> None:
+def test_a_garbled_object_is_named_with_both_digests(
+    store: Store, tmp_path: Path
+) -> None:
     store.put_bytes(object_of(b"weights"), b"wEights")
     with pytest.raises(
         Corrupt, match=f"{sha256(b'wEights')} instead of {sha256(b'weights')}"
     ) as caught:
-        Cache(tmp_path / "cache").get(store, object_of(b"weights"), sha256(b"weights"), 7)
+        Cache(tmp_path / "cache").get(
+            store, object_of(b"weights"), sha256(b"weights"), 7
+        )
     assert f"{store.root}/{object_of(b'weights')}" in str(caught.value)
 
 
@@ -99,7 +105,9 @@ def test_bytes_that_change_on_the_way_up_are_refused_by_the_server(
     (tmp_path / "payload").write_bytes(b"the true bytes")
     with pytest.raises(Transient, match="got other bytes than were sent"):
         store.put_file(
-            object_of(b"the true bytes"), tmp_path / "payload", sha256(b"the true bytes")
+            object_of(b"the true bytes"),
+            tmp_path / "payload",
+            sha256(b"the true bytes"),
         )
     large = b"x" * (6 << 20) + b"the true bytes"
     (tmp_path / "large").write_bytes(large)
@@ -108,12 +116,16 @@ def test_bytes_that_change_on_the_way_up_are_refused_by_the_server(
     assert list(open_store(store.root, s3_server.environment).list("")) == []
     prefix = store.root.removeprefix(f"s3://{BUCKET}/")
     uploads = (
-        s3_server.client().list_multipart_uploads(Bucket=BUCKET, Prefix=prefix).get("Uploads", [])
+        s3_server.client()
+        .list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)
+        .get("Uploads", [])
     )
     assert uploads == [], "the upload was aborted"
 
 
-def test_bytes_that_change_on_the_way_down_are_noticed(s3_server: S3Server, proxy: Proxy) -> None:
+def test_bytes_that_change_on_the_way_down_are_noticed(
+    s3_server: S3Server, proxy: Proxy
+) -> None:
     store = behind(proxy, s3_server)
     store.put_bytes(KEY, b"the true bytes")
     proxy.downwards = lambda data: data.replace(b"the true bytes", b"the true bites")
@@ -130,7 +142,9 @@ def test_a_download_that_breaks_off_once_goes_on(
     store, data = behind(proxy, s3_server), os.urandom(12 << 20)
     (tmp_path / "payload").write_bytes(data)
     store.put_file(object_of(data), tmp_path / "payload", sha256(data))
-    proxy.downwards = once(lambda data: None, when=lambda data: not data.startswith(b"HTTP/"))
+    proxy.downwards = once(
+        lambda data: None, when=lambda data: not data.startswith(b"HTTP/")
+    )
     store.get_file(object_of(data), tmp_path / "back")
     assert sha256((tmp_path / "back").read_bytes()) == sha256(data)
 
@@ -141,7 +155,9 @@ def test_a_download_that_always_breaks_off_is_transient_and_leaves_no_file(
     store, data = behind(proxy, s3_server), os.urandom(1 << 20)
     (tmp_path / "payload").write_bytes(data)
     store.put_file(object_of(data), tmp_path / "payload", sha256(data))
-    proxy.downwards = lambda data: data if len(data) < 4096 and data.startswith(b"HTTP/") else None
+    proxy.downwards = lambda data: (
+        data if len(data) < 4096 and data.startswith(b"HTTP/") else None
+    )
     with pytest.raises(Transient, match=object_of(data)):
         store.get_file(object_of(data), tmp_path / "back")
     assert not (tmp_path / "back").exists()
@@ -195,13 +211,17 @@ def test_an_upload_in_parts_whose_last_answer_is_lost_is_done(
 # Servers of poor manners.
 
 
-def test_a_server_without_conditional_writes_is_refused_by_the_probe(rude: RudeServer) -> None:
+def test_a_server_without_conditional_writes_is_refused_by_the_probe(
+    rude: RudeServer,
+) -> None:
     with pytest.raises(UserError, match="lets a second writer overwrite") as caught:
         probe(open_store("s3://bucket/a", rude.environment))
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_without_conditional_writes_still_keeps_what_was_first(rude: RudeServer) -> None:
+def test_a_server_without_conditional_writes_still_keeps_what_was_first(
+    rude: RudeServer,
+) -> None:
     store = open_store("s3://bucket/a", rude.environment)
     assert store.put_bytes(KEY, b"first", if_absent=True)
     assert not store.put_bytes(KEY, b"second", if_absent=True)
@@ -239,7 +259,11 @@ def test_a_new_object_is_looked_for_once_and_a_missing_one_twice(
     assert asked(lambda: store.version(KEY)) == ["HEAD", "HEAD"]
     assert asked(put_file) == ["HEAD", "PUT"]
     assert asked(put_file) == ["HEAD"]
-    assert asked(lambda: store.put_bytes(KEY, b"{}", if_absent=True)) == ["HEAD", "PUT", "GET"]
+    assert asked(lambda: store.put_bytes(KEY, b"{}", if_absent=True)) == [
+        "HEAD",
+        "PUT",
+        "GET",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -278,8 +302,13 @@ def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(
     (tmp_path / "regular-file").write_text("")
     folder = tmp_path / place
     store = open_store(f"file://{folder}", {})
-    for attempt in (lambda: probe(store), lambda: store.put_bytes(KEY, b"{}", if_absent=True)):
-        with pytest.raises(UserError, match="use one folder that this user may write") as caught:
+    for attempt in (
+        lambda: probe(store),
+        lambda: store.put_bytes(KEY, b"{}", if_absent=True),
+    ):
+        with pytest.raises(
+            UserError, match="use one folder that this user may write"
+        ) as caught:
             attempt()
         assert str(folder) in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -304,7 +333,9 @@ def test_no_room_for_an_object_is_said_with_numbers_and_leaves_nothing(
     data = b"w" * 3_000_000
     (tmp_path / "payload").write_bytes(data)
     request.getfixturevalue("small_files_only")
-    with pytest.raises(UserError, match=r"no room for 3,000,000 bytes .* bytes free") as caught:
+    with pytest.raises(
+        UserError, match=r"no room for 3,000,000 bytes .* bytes free"
+    ) as caught:
         file_store.put_file(object_of(data), tmp_path / "payload", sha256(data))
     assert str(tmp_path / "store") in str(caught.value)
     assert [one for one in (tmp_path / "store").rglob("*") if one.is_file()] == []
@@ -317,7 +348,9 @@ def test_no_room_in_the_cache_is_said_with_numbers_and_leaves_nothing(
     (tmp_path / "payload").write_bytes(data)
     store.put_file(object_of(data), tmp_path / "payload", sha256(data))
     request.getfixturevalue("small_files_only")
-    with pytest.raises(UserError, match=r"no room for 3,000,000 bytes .* bytes free") as caught:
+    with pytest.raises(
+        UserError, match=r"no room for 3,000,000 bytes .* bytes free"
+    ) as caught:
         Cache(tmp_path / "cache").get(store, object_of(data), sha256(data), len(data))
     assert str(tmp_path / "cache") in str(caught.value)
     assert [one for one in (tmp_path / "cache").rglob("*") if one.is_file()] == []

@@ -54,7 +54,9 @@ def test_a_process_killed_while_it_stores_a_file_leaves_no_half_object(
     writer = spawn(UPLOAD, file_store.root, key, str(path))
 
     def half_written() -> bool:
-        return incoming.is_dir() and any(one.stat().st_size > 1 << 20 for one in incoming.iterdir())
+        return incoming.is_dir() and any(
+            one.stat().st_size > 1 << 20 for one in incoming.iterdir()
+        )
 
     wait_until(half_written, writer)
     writer.send_signal(signal.SIGKILL)
@@ -116,7 +118,9 @@ def test_a_process_killed_while_it_uploads_parts_leaves_no_object(
         uploads = client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", ())
         mine = [one["UploadId"] for one in uploads if one["Key"] == f"{prefix}/{key}"]
         return any(
-            client.list_parts(Bucket=BUCKET, Key=f"{prefix}/{key}", UploadId=one).get("Parts")
+            client.list_parts(Bucket=BUCKET, Key=f"{prefix}/{key}", UploadId=one).get(
+                "Parts"
+            )
             for one in mine
         )
 
@@ -135,7 +139,9 @@ def test_what_a_killed_server_acknowledged_is_there_when_it_is_back(
     (tmp_path / "payload").write_bytes(payload)
     store.put_file(object_of(payload), tmp_path / "payload", sha256(payload))
     for number in range(50):
-        assert store.put_bytes(f"steps/train/{number}.json", b"%d" % number, if_absent=True)
+        assert store.put_bytes(
+            f"steps/train/{number}.json", b"%d" % number, if_absent=True
+        )
     server.stop(signal.SIGKILL)
     with pytest.raises(Transient, match=r"cannot be reached any more|broke off"):
         store.put_bytes("steps/train/late.json", b"{}")

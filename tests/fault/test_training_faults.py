@@ -61,28 +61,46 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
     init, rows = poisoned(tmp_path / "base-model"), reversal(64, 0)
     rows[3] = with_poison(rows[3])
     done = train(
-        tmp_path / "run", init=init, rows=rows, steps=8, batch_size=16, evaluate_every=99, **options
+        tmp_path / "run",
+        init=init,
+        rows=rows,
+        steps=8,
+        batch_size=16,
+        evaluate_every=99,
+        **options,
     )
     dropped = [entry for entry in done["log"] if entry["dropped"] is not None]
     assert [entry["dropped"] for entry in dropped] == [["3"]] * len(dropped)
     assert done["skipped_steps"] == len(dropped) >= 1
     assert "dropped, weights unchanged" in done["said"]
-    assert all(np.isfinite(entry["loss"]) for entry in done["log"] if entry["dropped"] is None)
-    trained, before = load_model(done["folder"]).state_dict(), load_model(init).state_dict()
+    assert all(
+        np.isfinite(entry["loss"]) for entry in done["log"] if entry["dropped"] is None
+    )
+    trained, before = (
+        load_model(done["folder"]).state_dict(),
+        load_model(init).state_dict(),
+    )
     for name, value in trained.items():
         if name == "model.embed_tokens.weight":
             token = tiny_model()[1].tokenizer.convert_tokens_to_ids(POISON)
             value, before[name] = (
-                torch.cat([one[:token], one[token + 1 :]]) for one in (value, before[name])
+                torch.cat([one[:token], one[token + 1 :]])
+                for one in (value, before[name])
             )
         assert torch.isfinite(value).all(), name
         assert not torch.equal(value, before[name]), name
 
 
-def test_nothing_but_broken_gradients_ends_the_training_with_the_rows_named(tmp_path: Path) -> None:
+def test_nothing_but_broken_gradients_ends_the_training_with_the_rows_named(
+    tmp_path: Path,
+) -> None:
     """Raw text is what the first look sees; the second stage meets broken rows alone."""
-    text = [TrainingRow(id="text", prompt="", completion="1234", source="labelled", round=0)]
-    stages = tuple(Stage(name=name, steps=4, learning_rate=1e-3) for name in ("pretrain", "sft"))
+    text = [
+        TrainingRow(id="text", prompt="", completion="1234", source="labelled", round=0)
+    ]
+    stages = tuple(
+        Stage(name=name, steps=4, learning_rate=1e-3) for name in ("pretrain", "sft")
+    )
     done = train(
         tmp_path / "run",
         init=poisoned(tmp_path / "base-model"),
@@ -94,12 +112,15 @@ def test_nothing_but_broken_gradients_ends_the_training_with_the_rows_named(tmp_
     assert done["failure"]["kind"] == "RatchetError"
     said = done["failure"]["message"]
     assert (
-        "3 steps in a row up to step 7 had gradients that are not finite and were dropped" in said
+        "3 steps in a row up to step 7 had gradients that are not finite and were dropped"
+        in said
     )
     assert re.search(r"\(rows [0-7](, [0-7])* have no finite loss\)", said)
 
 
-def test_a_model_that_is_broken_before_the_first_step_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_is_broken_before_the_first_step_is_refused(
+    tmp_path: Path,
+) -> None:
     folder = save_tiny(tmp_path / "base-model", "llama")
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"][0] = torch.nan
@@ -111,7 +132,11 @@ def test_a_model_that_is_broken_before_the_first_step_is_refused(tmp_path: Path)
 
 LONG_ROWS = [
     TrainingRow(
-        id=str(number), prompt="1" * 100 + "=", completion="23" * 60, source="labelled", round=0
+        id=str(number),
+        prompt="1" * 100 + "=",
+        completion="23" * 60,
+        source="labelled",
+        round=0,
     )
     for number in range(64)
 ]
@@ -122,14 +147,25 @@ WIDE: dict[str, Any] = {
     "batch_size": 64,
     "architecture": "llama",
     "checkpoint_minutes": 99,
-    "model": {"hidden_size": 128, "num_layers": 2, "intermediate_size": 1024, "max_length": 256},
+    "model": {
+        "hidden_size": 128,
+        "num_layers": 2,
+        "intermediate_size": 1024,
+        "max_length": 256,
+    },
 }
 
 
 def train_with(room_mib: int, job: Job) -> subprocess.CompletedProcess[str]:
     """Train with this much memory beyond what a process has mapped at its start."""
     return subprocess.run(
-        [sys.executable, "-m", "tests.fault.short_of_memory", str(write(job)), str(room_mib)],
+        [
+            sys.executable,
+            "-m",
+            "tests.fault.short_of_memory",
+            str(write(job)),
+            str(room_mib),
+        ],
         env=environment_of(job),
         capture_output=True,
         text=True,
@@ -138,7 +174,9 @@ def train_with(room_mib: int, job: Job) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_out_of_memory_halves_the_micro_batch_once_and_keeps_the_curve(tmp_path: Path) -> None:
+def test_out_of_memory_halves_the_micro_batch_once_and_keeps_the_curve(
+    tmp_path: Path,
+) -> None:
     """There is room for half of the rows, not for all: 64 rows need some 1,350 to 1,600 MiB, 32
     rows less than 1,200."""
     plain = train(tmp_path / "plain", micro_batch_size=16, **WIDE)
@@ -146,7 +184,8 @@ def test_out_of_memory_halves_the_micro_batch_once_and_keeps_the_curve(tmp_path:
     done = train_with(1250, job)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (
-        "out of memory at step 1 with a micro-batch of 64 rows (64 × 223 positions)" in done.stderr
+        "out of memory at step 1 with a micro-batch of 64 rows (64 × 223 positions)"
+        in done.stderr
     )
     assert "trying again with micro-batches of 32 rows" in done.stderr
     losses = [json.loads(line)["loss"] for line in (job.output / "log.jsonl").open()]
@@ -170,9 +209,13 @@ def write(job: Job) -> Path:
     return path
 
 
-def test_too_little_room_for_checkpoints_is_told_before_the_first_step(tmp_path: Path) -> None:
+def test_too_little_room_for_checkpoints_is_told_before_the_first_step(
+    tmp_path: Path,
+) -> None:
     """A disk of 4 MiB."""
-    job = make_job(tmp_path / "run", steps=4, model={"hidden_size": 256, "intermediate_size": 1024})
+    job = make_job(
+        tmp_path / "run", steps=4, model={"hidden_size": 256, "intermediate_size": 1024}
+    )
     small = tmp_path / "small"
     worker = [sys.executable, "-m", "components.train.process.worker", str(write(job))]
     done = subprocess.run(
@@ -186,7 +229,9 @@ def test_too_little_room_for_checkpoints_is_told_before_the_first_step(tmp_path:
     assert done.returncode == 2, done.stderr[-2000:]
     failure = json.loads((job.output / "failure.json").read_text())
     assert "checkpoints and the exported model need" in failure["message"]
-    assert "are free: set RATCHET_CACHE to a folder on a larger disk" in failure["message"]
+    assert (
+        "are free: set RATCHET_CACHE to a folder on a larger disk" in failure["message"]
+    )
 
 
 def test_a_tracking_server_that_is_not_there_costs_a_line(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ STEPS = 30
 def receipts(folder: Path) -> list[dict[str, Any]]:
     """The progress receipts in the store, oldest first."""
     found = []
-    for path in sorted((folder / "store" / "progress" / "train" / KEY).glob("step-*.json")):
+    for path in sorted(
+        (folder / "store" / "progress" / "train" / KEY).glob("step-*.json")
+    ):
         # A training that is running lets go of old ones while this looks.
         with contextlib.suppress(FileNotFoundError):
             found.append({"name": path.stem, **json.loads(path.read_text())})
@@ -35,7 +37,11 @@ def receipts(folder: Path) -> list[dict[str, Any]]:
 
 
 def files_of(folder: Path, name: str) -> list[Path]:
-    return sorted((folder / "store" / "progress" / "train" / KEY / name).glob("rank-*.safetensors"))
+    return sorted(
+        (folder / "store" / "progress" / "train" / KEY / name).glob(
+            "rank-*.safetensors"
+        )
+    )
 
 
 def stored_bytes(folder: Path) -> int:
@@ -59,7 +65,10 @@ def stopped_after(
         # Whenever one looks, there are never more than the two that stay and the one on its way.
         assert len(receipts(folder)) <= 3
         # Each has the weights, two moments, and at most the best weights so far.
-        assert stored_bytes(folder) < 3 * 4 * 1.1 * (job.init / "model.safetensors").stat().st_size
+        assert (
+            stored_bytes(folder)
+            < 3 * 4 * 1.1 * (job.init / "model.safetensors").stat().st_size
+        )
         time.sleep(0.002)
     for process in processes:
         assert process.pid is not None
@@ -98,7 +107,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return train(tmp_path_factory.mktemp("whole") / "run", steps=STEPS, **HARD)
 
 
-def test_a_killed_training_ends_with_the_same_bits(whole: dict[str, Any], tmp_path: Path) -> None:
+def test_a_killed_training_ends_with_the_same_bits(
+    whole: dict[str, Any], tmp_path: Path
+) -> None:
     stopped_after(tmp_path, "first", 7, **HARD)
     left = receipts(tmp_path)[-1]["step"]
     done = again(tmp_path, "second", **HARD)
@@ -111,7 +122,9 @@ def test_a_killed_training_ends_with_the_same_bits(whole: dict[str, Any], tmp_pa
     assert done["best_step"] == whole["best_step"]
 
 
-def test_a_killed_training_sees_the_noise_that_it_would_have_seen(tmp_path: Path) -> None:
+def test_a_killed_training_sees_the_noise_that_it_would_have_seen(
+    tmp_path: Path,
+) -> None:
     noise = Augmentation(word_dropout=0.3, word_deletion=0.2)
     stage = Stage(name="sft", steps=STEPS, learning_rate=3e-3, augmentation=noise)
     whole = train(tmp_path / "whole", stages=(stage,), key="w" * 32)
@@ -141,7 +154,9 @@ def test_a_twin_that_is_done_first_and_deletes_all_checkpoints_ends_no_training(
     assert [json.loads(line)["loss"] for line in log_lines] == whole["losses"]
 
 
-def test_sigterm_shortens_the_way_to_the_same_place(whole: dict[str, Any], tmp_path: Path) -> None:
+def test_sigterm_shortens_the_way_to_the_same_place(
+    whole: dict[str, Any], tmp_path: Path
+) -> None:
     assert stopped_after(tmp_path, "first", 3, signal.SIGTERM, **HARD) == 75
     failure = json.loads((tmp_path / "first" / "out" / "failure.json").read_text())
     assert failure["kind"] == "Transient"
@@ -163,11 +178,14 @@ def test_other_numbers_of_processes_and_zero_stages_go_on_with_the_same_curve(
         done = again(tmp_path, name, zero=zero_stage, num_processes=processes)
         told = "" if processes == 2 else f", with {processes} processes instead of 2"
         assert told in done["said"]
-        np.testing.assert_allclose(done["losses"], whole["losses"], atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(
+            done["losses"], whole["losses"], atol=1e-3, err_msg=name
+        )
 
 
 @pytest.mark.parametrize(
-    "damage", ["missing", "empty", "cut off", "changed", "of another step", "no receipt at all"]
+    "damage",
+    ["missing", "empty", "cut off", "changed", "of another step", "no receipt at all"],
 )
 def test_damaged_checkpoints_are_named_and_the_one_before_is_used(
     damage: str, two: Path, tmp_path: Path

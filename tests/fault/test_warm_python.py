@@ -98,7 +98,11 @@ def request(folder: Path, what: str) -> TaskRequest:
             "--function_to_execute",
             "task",
         ),
-        environment={**os.environ, "MARK": str(folder / "mark"), "PYTHONPATH": str(ROOT)},
+        environment={
+            **os.environ,
+            "MARK": str(folder / "mark"),
+            "PYTHONPATH": str(ROOT),
+        },
         folder=str(folder),
     )
 
@@ -109,7 +113,9 @@ def run(server: TaskServer, folder: Path, what: str) -> tuple[int, list[str]]:
 
 
 def said(lines: list[str], word: str) -> str:
-    return next(line for line in lines if line.startswith(word)).removeprefix(word).strip()
+    return (
+        next(line for line in lines if line.startswith(word)).removeprefix(word).strip()
+    )
 
 
 def test_a_task_has_the_streams_environment_and_folder_of_who_started_it(
@@ -166,10 +172,14 @@ def test_a_connection_that_says_nothing_delays_no_task(
     with server.connect(writing) as silent:
         assert run(server, tmp_path, "work")[0] == 0
         closed, _, _ = select.select([silent], [], [], 0)
-        assert not closed, "the task waited until the server gave the silent connection up"
+        assert not closed, (
+            "the task waited until the server gave the silent connection up"
+        )
         silent.sendall(b'{"half a request')
         with ThreadPoolExecutor(2) as pool:
-            both = [pool.submit(run, server, tmp_path, what) for what in ("work", "exit")]
+            both = [
+                pool.submit(run, server, tmp_path, what) for what in ("work", "exit")
+            ]
             assert [one.result()[0] for one in both] == [0, 75]
     assert os.read(reading, 1) == b""
     os.close(reading)
@@ -193,7 +203,11 @@ def test_a_connection_that_says_nothing_for_too_long_is_closed(tmp_path: Path) -
         "print(silent.recv(1))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True, timeout=120
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=120,
     )
     assert done.stdout == "b''\n", done.stderr
 
@@ -213,7 +227,12 @@ def test_a_server_that_was_handed_on_starts_the_tasks_of_each_process_that_has_i
     handed_on, descriptors = server.handed_on
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-c", HEIR, json.dumps(asdict(request(tmp_path, "parents")))],
+            [
+                sys.executable,
+                "-c",
+                HEIR,
+                json.dumps(asdict(request(tmp_path, "parents"))),
+            ],
             env={**os.environ, "PYTHONPATH": str(ROOT), HANDED_ON: handed_on},
             pass_fds=descriptors,
             text=True,
@@ -222,17 +241,23 @@ def test_a_server_that_was_handed_on_starts_the_tasks_of_each_process_that_has_i
         )
         assert done.returncode == 0, done.stdout + done.stderr
         # Between server and task is the task's monitor.
-        assert int(said(done.stdout.splitlines(), "grandparent's parent")) == os.getpid()
+        assert (
+            int(said(done.stdout.splitlines(), "grandparent's parent")) == os.getpid()
+        )
 
 
-def test_a_server_of_other_code_is_not_used_and_what_is_none_is_named(tmp_path: Path) -> None:
+def test_a_server_of_other_code_is_not_used_and_what_is_none_is_named(
+    tmp_path: Path,
+) -> None:
     with task_server(warm=False) as server, (tmp_path / "file").open("w") as file:
         number = server.handed_on[1][0]
         assert inherited_descriptors({HANDED_ON: server.handed_on[0]}) == (number,)
         for value in ("", "no server", f"{number}", f"{number}:{tmp_path}"):
             assert inherited_descriptors({HANDED_ON: value}) == ()
         for number in (file.fileno(), 99_999, -1):
-            with pytest.raises(UserError, match=f"{HANDED_ON}: descriptor {number} is no server"):
+            with pytest.raises(
+                UserError, match=f"{HANDED_ON}: descriptor {number} is no server"
+            ):
                 inherited_descriptors({HANDED_ON: f"{number}:{ROOT}"})
 
 
@@ -282,11 +307,15 @@ class Campaign:
         return self.process.stdout.readline().strip()
 
 
-def test_tasks_end_with_their_monitor_and_with_their_campaign(tmp_path: Path, warm: bool) -> None:
+def test_tasks_end_with_their_monitor_and_with_their_campaign(
+    tmp_path: Path, warm: bool
+) -> None:
     campaign = Campaign(tmp_path, warm)
     started: list[int] = []
     # A task that takes no notice is waited for: once from a warm Python, once from a fresh one.
-    on_request, on_abandonment = ("stubborn", "sleep") if warm else ("sleep", "stubborn")
+    on_request, on_abandonment = (
+        ("stubborn", "sleep") if warm else ("sleep", "stubborn")
+    )
     try:
         # A task that is asked to end is ended by its monitor at last.
         task, everybody = campaign.begin(on_request)

@@ -40,6 +40,8 @@ def test_every_layout_follows_one_loss_curve(
 
 
 def test_auto_picks_bf16_and_says_what_it_expects(tmp_path: Path) -> None:
-    done = train(tmp_path / "run", zero="auto", precision="auto", micro_batch_size="auto")
+    done = train(
+        tmp_path / "run", zero="auto", precision="auto", micro_batch_size="auto"
+    )
     assert done["layout"]["precision"] == "bf16"
     assert "ZeRO 1, micro-batch 16, bf16: about" in done["said"]

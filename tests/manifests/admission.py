@@ -25,7 +25,11 @@ ON_CREATION = {
     "resources": ["pods"],
     "scope": "*",
 }
-ON_DEBUGGING = {**ON_CREATION, "operations": ["UPDATE"], "resources": ["pods/ephemeralcontainers"]}
+ON_DEBUGGING = {
+    **ON_CREATION,
+    "operations": ["UPDATE"],
+    "resources": ["pods/ephemeralcontainers"],
+}
 
 
 def admission_findings(objects: tuple[Json, ...]) -> Iterator[str]:
@@ -36,7 +40,9 @@ def admission_findings(objects: tuple[Json, ...]) -> Iterator[str]:
         for one in of_kind(objects, "Namespace")
         for label in one["metadata"]["labels"].items()
     }
-    for policy in of_kind(objects, "ValidatingAdmissionPolicy", "MutatingAdmissionPolicy"):
+    for policy in of_kind(
+        objects, "ValidatingAdmissionPolicy", "MutatingAdmissionPolicy"
+    ):
         validating = policy["kind"] == "ValidatingAdmissionPolicy"
         bindings = of_kind(objects, f"{policy['kind']}Binding")
         if not any(_binds(one, policy, ours) for one in bindings):
@@ -46,7 +52,11 @@ def admission_findings(objects: tuple[Json, ...]) -> Iterator[str]:
         for rule in (ON_CREATION, ON_DEBUGGING) if validating else (ON_CREATION,):
             if rule not in policy["spec"]["matchConstraints"]["resourceRules"]:
                 yield f"admission: {named(policy)} does not look at {rule['resources']}"
-        for text in _validating(policy, objects) if validating else MUTATING[named(policy)](policy):
+        for text in (
+            _validating(policy, objects)
+            if validating
+            else MUTATING[named(policy)](policy)
+        ):
             yield f"admission: {named(policy)} {text}"
 
 
@@ -55,7 +65,9 @@ def _binds(binding: Json, policy: Json, ours: set[tuple[str, str]]) -> bool:
     labels = spec["matchResources"]["namespaceSelector"]["matchLabels"]
     denies = spec.get("validationActions", ["Deny"]) == ["Deny"]
     return (
-        spec["policyName"] == policy["metadata"]["name"] and set(labels.items()) <= ours and denies
+        spec["policyName"] == policy["metadata"]["name"]
+        and set(labels.items()) <= ours
+        and denies
     )
 
 
@@ -64,7 +76,11 @@ def _validating(policy: Json, objects: tuple[Json, ...]) -> Iterator[str]:
         (True, "a pod that writes nothing", _pod(containers=[READ_ONLY])),
         (False, "a pod that may write", _pod(containers=[WRITABLE])),
         (False, "a pod that says nothing", _pod(containers=[SILENT])),
-        (False, "a second container that may write", _pod(containers=[READ_ONLY, WRITABLE])),
+        (
+            False,
+            "a second container that may write",
+            _pod(containers=[READ_ONLY, WRITABLE]),
+        ),
         (
             False,
             "an init container that may write",
@@ -96,7 +112,9 @@ def _read_only_steps(policy: Json) -> Iterator[str]:
     ):
         if _matches(policy["spec"], pod) is not verdict:
             yield f"{'does not change' if verdict else 'changes'} {what}"
-    text = "".join(one["applyConfiguration"]["expression"] for one in policy["spec"]["mutations"])
+    text = "".join(
+        one["applyConfiguration"]["expression"] for one in policy["spec"]["mutations"]
+    )
     if 'name: "main"' not in text or "readOnlyRootFilesystem: true" not in text:
         yield "does not make the step's root read-only"
 
@@ -126,7 +144,10 @@ def _step_classes(policy: Json) -> Iterator[str]:
         ("a pod of no run", {"app": "x"}, both, as_admitted, as_admitted),
     ):
         metadata = {"labels": labels, "annotations": marks}
-        if _patched(policy["spec"], {"metadata": metadata, "spec": dict(spec)}) != expected:
+        if (
+            _patched(policy["spec"], {"metadata": metadata, "spec": dict(spec)})
+            != expected
+        ):
             yield f"gives {what} other classes"
 
 

@@ -82,7 +82,9 @@ def namespace_findings(objects: tuple[Json, ...]) -> Iterator[str]:
         if labels.get(label) != "true":
             yield f"namespace: no label {label}=true"
     for one in objects:
-        wanted = None if one["kind"] in CLUSTER_SCOPED else namespace["metadata"]["name"]
+        wanted = (
+            None if one["kind"] in CLUSTER_SCOPED else namespace["metadata"]["name"]
+        )
         if one["metadata"].get("namespace") != wanted:
             yield f"namespace: {named(one)} is in {one['metadata'].get('namespace')}, not in {wanted}"
 
@@ -96,7 +98,9 @@ def order_findings(objects: tuple[Json, ...]) -> Iterator[str]:
     for one in objects:
         if one["kind"] in ("Job", "Pod") or "generateName" in one["metadata"]:
             yield f"order: {named(one)} cannot be applied again"
-        missing = BEFORE_PODS - {kind for kind, _ in seen} if any(pod_specs(one)) else ()
+        missing = (
+            BEFORE_PODS - {kind for kind, _ in seen} if any(pod_specs(one)) else ()
+        )
         for kind in sorted(missing):
             yield f"order: {named(one)} comes before any {kind}"
         for kind, name in _references(one):
@@ -117,7 +121,9 @@ def _references(one: Json) -> Iterator[tuple[str, str]]:
         yield "ServiceAccount", spec.get("serviceAccountName", "default")
         yield "PriorityClass", spec.get("priorityClassName", "")
         for source in (
-            source for container in containers(spec) for source in container.get("envFrom") or ()
+            source
+            for container in containers(spec)
+            for source in container.get("envFrom") or ()
         ):
             if "configMapRef" in source:
                 yield "ConfigMap", source["configMapRef"]["name"]
@@ -137,7 +143,10 @@ def reference_findings(objects: tuple[Json, ...]) -> Iterator[str]:
             yield f"reference: {named(one)} does not select its own pods"
     for service in of_kind(objects, "Service"):
         wanted = service["spec"]["selector"].items()
-        if not any(wanted <= one["spec"]["template"]["metadata"]["labels"].items() for one in sets):
+        if not any(
+            wanted <= one["spec"]["template"]["metadata"]["labels"].items()
+            for one in sets
+        ):
             yield f"reference: {named(service)} selects no pod"
         for port in service["spec"]["ports"]:
             if port["targetPort"] not in open_ports:
@@ -147,14 +156,22 @@ def reference_findings(objects: tuple[Json, ...]) -> Iterator[str]:
 def limit_findings(objects: tuple[Json, ...]) -> Iterator[str]:
     """There is a quota of all that costs money, defaults so that it counts every pod, and nobody
     else's pods suffer."""
-    quota: Json = next((one["spec"]["hard"] for one in of_kind(objects, "ResourceQuota")), {})
+    quota: Json = next(
+        (one["spec"]["hard"] for one in of_kind(objects, "ResourceQuota")), {}
+    )
     for name in sorted(LIMITED - set(quota)):
         yield f"limits: no quota of {name}"
     for name in ("services.nodeports", "services.loadbalancers"):
         if quota.get(name) != "0":
             yield f"limits: {name} are allowed"
-    limits = [limit for one in of_kind(objects, "LimitRange") for limit in one["spec"]["limits"]]
-    defaults: Json = next((limit for limit in limits if limit["type"] == "Container"), {})
+    limits = [
+        limit
+        for one in of_kind(objects, "LimitRange")
+        for limit in one["spec"]["limits"]
+    ]
+    defaults: Json = next(
+        (limit for limit in limits if limit["type"] == "Container"), {}
+    )
     for field, resource in (
         ("defaultRequest", "cpu"),
         ("defaultRequest", "memory"),
@@ -165,21 +182,30 @@ def limit_findings(objects: tuple[Json, ...]) -> Iterator[str]:
     for one in of_kind(objects, "PriorityClass"):
         if one.get("globalDefault"):
             yield f"limits: {named(one)} applies to the whole cluster"
-        if one["metadata"]["name"] == "ratchet-train" and one.get("preemptionPolicy") != "Never":
+        if (
+            one["metadata"]["name"] == "ratchet-train"
+            and one.get("preemptionPolicy") != "Never"
+        ):
             yield "limits: trainings evict the pods of others"
 
 
 def queue_findings(objects: tuple[Json, ...]) -> Iterator[str]:
     """The queue is whole, and admits no more than the quota of the namespace lets in."""
-    quota: Json = next((one["spec"]["hard"] for one in of_kind(objects, "ResourceQuota")), {})
+    quota: Json = next(
+        (one["spec"]["hard"] for one in of_kind(objects, "ResourceQuota")), {}
+    )
     flavors = {one["metadata"]["name"] for one in of_kind(objects, "ResourceFlavor")}
     for group in (
-        group for one in of_kind(objects, "ClusterQueue") for group in one["spec"]["resourceGroups"]
+        group
+        for one in of_kind(objects, "ClusterQueue")
+        for group in one["spec"]["resourceGroups"]
     ):
         for flavor in group["flavors"]:
             if flavor["name"] not in flavors:
                 yield f"queue: no ResourceFlavor {flavor['name']}"
-            if [resource["name"] for resource in flavor["resources"]] != group["coveredResources"]:
+            if [resource["name"] for resource in flavor["resources"]] != group[
+                "coveredResources"
+            ]:
                 yield "queue: a flavor's resources are not those its group covers, in that order"
             for resource in flavor["resources"]:
                 limit = quota.get(f"requests.{resource['name']}", "0")
@@ -198,7 +224,9 @@ def setting_findings(objects: tuple[Json, ...]) -> Iterator[str]:
             if SECRET.search(name):
                 yield f"settings: {named(one)}: {name} is a secret"
     for one in objects:
-        for container in (container for spec in pod_specs(one) for container in containers(spec)):
+        for container in (
+            container for spec in pod_specs(one) for container in containers(spec)
+        ):
             image = container.get("image", "name:version")
             if ":" not in image.rpartition("/")[2] or image.endswith(":latest"):
                 yield f"settings: {named(one)}: image {image} without a version"
@@ -224,7 +252,9 @@ def policy_findings(objects: tuple[Json, ...]) -> Iterator[str]:
         yield "network: no policy denies everything by default"
     for one in policies:
         opened = [
-            direction for direction in ("Ingress", "Egress") if one["spec"].get(direction.lower())
+            direction
+            for direction in ("Ingress", "Egress")
+            if one["spec"].get(direction.lower())
         ]
         if one["spec"] != denying and opened != one["spec"]["policyTypes"]:
             yield f"network: {named(one)} names other directions than it has rules for"

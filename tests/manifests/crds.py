@@ -16,7 +16,9 @@ CORE = f"{TYPES}#/$defs/io.k8s.api.core.v1."
 TEXT: Json = {"type": "string", "minLength": 1}
 QUANTITY: Json = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]i?)?$"}
 LABELS: Json = {"type": "object", "additionalProperties": {"type": "string"}}
-SELECTOR: Json = {"$ref": f"{TYPES}#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"}
+SELECTOR: Json = {
+    "$ref": f"{TYPES}#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"
+}
 PORT: Json = {"type": "integer", "minimum": 1, "maximum": 65535}
 COUNT: Json = {"type": "integer", "minimum": 0}
 DURATION: Json = {"type": "string", "pattern": r"^[0-9]+(s|m|h)$"}
@@ -52,7 +54,12 @@ _flavor = record(
     {"name": TEXT, "resources": items(record({"name": TEXT, "nominalQuota": QUANTITY}))}
 )
 _alert = record(
-    {"alert": TEXT, "expr": TEXT, "labels": LABELS, "annotations": record({"summary": TEXT})},
+    {
+        "alert": TEXT,
+        "expr": TEXT,
+        "labels": LABELS,
+        "annotations": record({"summary": TEXT}),
+    },
     {"for": DURATION},
 )
 _model = record(
@@ -122,7 +129,9 @@ def schema(api_version: str, kind: str) -> Json | None:
     spec = SPECS.get((api_version, kind))
     if spec is None:
         return None
-    metadata = record({"name": TEXT}, {"namespace": TEXT, "labels": LABELS, "annotations": LABELS})
+    metadata = record(
+        {"name": TEXT}, {"namespace": TEXT, "labels": LABELS, "annotations": LABELS}
+    )
     needed = {"spec": spec} if spec["required"] else {}
     return record(
         {"apiVersion": TEXT, "kind": TEXT, "metadata": metadata, **needed},

@@ -16,7 +16,11 @@ import yaml
 
 Json = dict[str, Any]
 SECCOMP = {"seccompProfile": {"type": "RuntimeDefault"}}
-CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, **SECCOMP}
+CONFINED = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    **SECCOMP,
+}
 SYSTEM = {**CONFINED, "runAsNonRoot": True}
 VOLUMES = {
     "emptyDirMounts": "emptyDir",
@@ -33,7 +37,9 @@ LABELS = {"pipelines.kubeflow.org/v2_component": "true"}
 
 def step_pods(pipeline: str) -> Iterator[tuple[str, Json]]:
     """(executor, pod spec) of every step of a pipeline package."""
-    documents = list(yaml.load_all(pipeline, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    documents = list(
+        yaml.load_all(pipeline, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    )
     platform = documents[1] if len(documents) > 1 else {}
     settings = (
         platform.get("platforms", {})
@@ -56,16 +62,27 @@ def driver_pod() -> Json:
 
 def _pod(image: str, settings: Json) -> Json:
     given = settings.get("securityContext", {})
-    numbers = {key: int(given[key]) for key in ("runAsUser", "runAsGroup") if key in given}
+    numbers = {
+        key: int(given[key]) for key in ("runAsUser", "runAsGroup") if key in given
+    }
     flags = {"runAsNonRoot": given["runAsNonRoot"]} if "runAsNonRoot" in given else {}
     return {
         "securityContext": SECCOMP,
-        "initContainers": [*_argo("init"), {"name": "kfp-launcher", "securityContext": SYSTEM}],
+        "initContainers": [
+            *_argo("init"),
+            {"name": "kfp-launcher", "securityContext": SYSTEM},
+        ],
         "containers": [
-            {"name": "main", "image": image, "securityContext": {**CONFINED, **numbers, **flags}},
+            {
+                "name": "main",
+                "image": image,
+                "securityContext": {**CONFINED, **numbers, **flags},
+            },
             *_argo("wait"),
         ],
-        "volumes": [{"name": key, VOLUMES[key]: {}} for key in VOLUMES if settings.get(key)],
+        "volumes": [
+            {"name": key, VOLUMES[key]: {}} for key in VOLUMES if settings.get(key)
+        ],
     }
 
 

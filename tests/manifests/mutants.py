@@ -37,7 +37,11 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     # Pod Security and what the house asks of pods
-    Mutant("Namespace/ratchet", "metadata.labels.pod-security~kubernetes~io/enforce", "baseline"),
+    Mutant(
+        "Namespace/ratchet",
+        "metadata.labels.pod-security~kubernetes~io/enforce",
+        "baseline",
+    ),
     Mutant("Namespace/ratchet", "metadata.labels.pod-security~kubernetes~io/enforce"),
     Mutant("Namespace/ratchet", "metadata.labels.pod-security~kubernetes~io/audit"),
     Mutant("Namespace/ratchet", "metadata.labels.ratchet~dev/campaigns"),
@@ -48,11 +52,21 @@ MUTANTS = (
     Mutant(RUNTIME, f"{NODES}hostPID", True),
     Mutant(RUNTIME, f"{NODES}volumes.0", {"name": "tmp", "hostPath": {"path": "/tmp"}}),
     Mutant(RUNTIME, f"{NODES}containers.0.securityContext.allowPrivilegeEscalation"),
-    Mutant(RUNTIME, f"{NODES}containers.0.securityContext.capabilities.drop", ["NET_RAW"]),
-    Mutant(RUNTIME, f"{NODES}containers.0.securityContext.capabilities.add", ["SYS_PTRACE"]),
+    Mutant(
+        RUNTIME, f"{NODES}containers.0.securityContext.capabilities.drop", ["NET_RAW"]
+    ),
+    Mutant(
+        RUNTIME, f"{NODES}containers.0.securityContext.capabilities.add", ["SYS_PTRACE"]
+    ),
     Mutant(RUNTIME, f"{NODES}containers.0.securityContext.privileged", True),
-    Mutant(RUNTIME, f"{NODES}containers.0.securityContext.readOnlyRootFilesystem", False),
-    Mutant(RUNTIME, f"{NODES}containers.0.ports", [{"containerPort": 29500, "hostPort": 29500}]),
+    Mutant(
+        RUNTIME, f"{NODES}containers.0.securityContext.readOnlyRootFilesystem", False
+    ),
+    Mutant(
+        RUNTIME,
+        f"{NODES}containers.0.ports",
+        [{"containerPort": 29500, "hostPort": 29500}],
+    ),
     Mutant(RUNTIME, f"{NODES}automountServiceAccountToken"),
     Mutant(RUNTIME, f"{NODES}serviceAccountName", "ratchet-runner"),
     Mutant(RUNTIME, f"{NODES}priorityClassName", "ratchet-training"),
@@ -60,11 +74,15 @@ MUTANTS = (
     Mutant(STORE, f"{STORE_POD}securityContext.runAsNonRoot", False),
     Mutant(STORE, f"{STORE_POD}containers.0.securityContext.readOnlyRootFilesystem"),
     Mutant(
-        STORE, f"{STORE_POD}containers.0.securityContext.seccompProfile", {"type": "Unconfined"}
+        STORE,
+        f"{STORE_POD}containers.0.securityContext.seccompProfile",
+        {"type": "Unconfined"},
     ),
     Mutant(STORE, f"{STORE_POD}containers.0.securityContext.procMount", "Unmasked"),
     Mutant(
-        STORE, f"{STORE_POD}securityContext.sysctls", [{"name": "kernel.msgmax", "value": "65536"}]
+        STORE,
+        f"{STORE_POD}securityContext.sysctls",
+        [{"name": "kernel.msgmax", "value": "65536"}],
     ),
     Mutant(STORE, f"{STORE_POD}containers.0.readinessProbe.httpGet.host", "10.0.0.1"),
     Mutant(STORE, f"{STORE_POD}containers.0.image", "chrislusf/seaweedfs:latest"),
@@ -74,9 +92,15 @@ MUTANTS = (
         [{"name": "AWS_SECRET_ACCESS_KEY", "value": "a-secret"}],
     ),
     Mutant(
-        STORE, f"{STORE_POD}containers.0.securityContext.appArmorProfile", {"type": "Unconfined"}
+        STORE,
+        f"{STORE_POD}containers.0.securityContext.appArmorProfile",
+        {"type": "Unconfined"},
     ),
-    Mutant(STORE, f"{STORE_POD}containers.0.securityContext.seLinuxOptions", {"type": "spc_t"}),
+    Mutant(
+        STORE,
+        f"{STORE_POD}containers.0.securityContext.seLinuxOptions",
+        {"type": "spc_t"},
+    ),
     Mutant(STORE, f"{STORE_POD}securityContext.windowsOptions", {"hostProcess": True}),
     Mutant(
         STORE,
@@ -85,7 +109,9 @@ MUTANTS = (
     ),
     Mutant(MODEL, "spec.predictor.model.securityContext.capabilities"),
     Mutant(MODEL, "spec.predictor.automountServiceAccountToken"),
-    Mutant(MODEL, "spec.predictor.model.storageUri", "s3://ratchet/models/NAME/VERSION"),
+    Mutant(
+        MODEL, "spec.predictor.model.storageUri", "s3://ratchet/models/NAME/VERSION"
+    ),
     Mutant(GC, f"{GC_POD}securityContext.runAsNonRoot"),
     Mutant(GC, f"{GC_POD}securityContext.seccompProfile"),
     Mutant(GC, f"{GC_POD}containers.0.securityContext.capabilities.drop", ["NET_RAW"]),
@@ -110,7 +136,11 @@ MUTANTS = (
     Mutant("Role/ratchet-kfp", "rules.0.verbs", ["create"]),
     Mutant("Role/ratchet-kfp", "rules.1.verbs", ["get", "list"]),
     Mutant("Role/ratchet-train-jobs", "rules.0.verbs", ["*"]),
-    Mutant("Role/ratchet-train-jobs", "rules.0.resources", ["trainjobs", "trainingruntimes"]),
+    Mutant(
+        "Role/ratchet-train-jobs",
+        "rules.0.resources",
+        ["trainjobs", "trainingruntimes"],
+    ),
     Mutant("Role/ratchet-train-jobs", "rules.2"),
     Mutant("RoleBinding/ratchet-train-jobs", "subjects.0.name", "ratchet-train"),
     Mutant("RoleBinding/ratchet-kfp", "roleRef.kind", "ClusterRole"),
@@ -145,7 +175,9 @@ MUTANTS = (
     Mutant("NetworkPolicy/trainer-peers", "spec.ingress.0.ports.1.endPort", 40000),
     Mutant("NetworkPolicy/trainer-peers", "spec.egress.0.ports.0"),
     Mutant("NetworkPolicy/object-store", "spec.ingress.0.ports"),
-    Mutant("NetworkPolicy/object-store", "spec.ingress.0.from", [{"namespaceSelector": {}}]),
+    Mutant(
+        "NetworkPolicy/object-store", "spec.ingress.0.from", [{"namespaceSelector": {}}]
+    ),
     Mutant("NetworkPolicy/to-object-store", ""),
     Mutant("NetworkPolicy/to-outside-store", "spec.egress.0.to.0.ipBlock.except"),
     Mutant("NetworkPolicy/to-outside-store", "spec.egress.0.ports.0.port", 80),
@@ -165,9 +197,15 @@ MUTANTS = (
     Mutant("PriorityClass/ratchet-store", "globalDefault", True),
     Mutant("PriorityClass/ratchet-store", ""),
     Mutant(
-        "ClusterQueue/ratchet", "spec.resourceGroups.0.flavors.0.resources.1.nominalQuota", "1Ti"
+        "ClusterQueue/ratchet",
+        "spec.resourceGroups.0.flavors.0.resources.1.nominalQuota",
+        "1Ti",
     ),
-    Mutant("ClusterQueue/ratchet", "spec.resourceGroups.0.coveredResources", ["memory", "cpu"]),
+    Mutant(
+        "ClusterQueue/ratchet",
+        "spec.resourceGroups.0.coveredResources",
+        ["memory", "cpu"],
+    ),
     Mutant("LocalQueue/ratchet", "spec.clusterQueue", "default"),
     Mutant("ResourceFlavor/ratchet", ""),
     # Order, references, settings
@@ -218,7 +256,11 @@ def _mutated(objects: tuple[Json, ...], mutant: Mutant) -> Iterator[Json]:
             yield one
         elif mutant.path:
             changed = copy.deepcopy(one)
-            _put(changed, [part.replace("~", ".") for part in mutant.path.split(".")], mutant.value)
+            _put(
+                changed,
+                [part.replace("~", ".") for part in mutant.path.split(".")],
+                mutant.value,
+            )
             yield changed
 
 

@@ -32,7 +32,13 @@ SYSCTLS = {
     "net.ipv4.tcp_rmem",
     "net.ipv4.tcp_wmem",
 }
-SELINUX_TYPES = ("", "container_t", "container_init_t", "container_kvm_t", "container_engine_t")
+SELINUX_TYPES = (
+    "",
+    "container_t",
+    "container_init_t",
+    "container_kvm_t",
+    "container_engine_t",
+)
 
 
 def pod_specs(one: Json) -> Iterator[Json]:
@@ -55,7 +61,10 @@ def _predictor(predictor: Json) -> Json:
     """KServe makes one container of `model`, and one before it that fetches the model with the same
     context."""
     container = {"name": "kserve-container", **predictor["model"]}
-    fetch = {"name": "storage-initializer", "securityContext": container.get("securityContext", {})}
+    fetch = {
+        "name": "storage-initializer",
+        "securityContext": container.get("securityContext", {}),
+    }
     return {**predictor, "containers": [container], "initContainers": [fetch]}
 
 
@@ -73,16 +82,29 @@ def violations(spec: Json) -> list[tuple[str, str]]:
     pod = spec.get("securityContext") or {}
     found = [(control, "pod") for control, broken in _of_pod(spec, pod) if broken]
     for one in containers(spec):
-        found += [(control, one["name"]) for control, broken in _of_container(one, pod) if broken]
+        found += [
+            (control, one["name"])
+            for control, broken in _of_container(one, pod)
+            if broken
+        ]
     return found
 
 
 def _of_pod(spec: Json, context: Json) -> Iterator[tuple[str, bool]]:
-    yield "host namespaces", any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
+    yield (
+        "host namespaces",
+        any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC")),
+    )
     for volume in spec.get("volumes") or ():
         yield "volume types", not set(volume) - {"name"} <= VOLUMES
-    yield "sysctls", not {one["name"] for one in context.get("sysctls") or ()} <= SYSCTLS
-    yield "windows host process", bool((context.get("windowsOptions") or {}).get("hostProcess"))
+    yield (
+        "sysctls",
+        not {one["name"] for one in context.get("sysctls") or ()} <= SYSCTLS,
+    )
+    yield (
+        "windows host process",
+        bool((context.get("windowsOptions") or {}).get("hostProcess")),
+    )
     yield from _shared(context)
     yield "run as non-root user", context.get("runAsUser") == 0
 
@@ -93,33 +115,49 @@ def _of_container(one: Json, pod: Json) -> Iterator[tuple[str, bool]]:
     yield "privileged containers", bool(context.get("privileged"))
     yield "privilege escalation", context.get("allowPrivilegeEscalation") is not False
     yield "capabilities: drop ALL", "ALL" not in (capabilities.get("drop") or ())
-    yield "capabilities: add", not set(capabilities.get("add") or ()) <= {"NET_BIND_SERVICE"}
-    yield "run as non-root", context.get("runAsNonRoot", pod.get("runAsNonRoot")) is not True
+    yield (
+        "capabilities: add",
+        not set(capabilities.get("add") or ()) <= {"NET_BIND_SERVICE"},
+    )
+    yield (
+        "run as non-root",
+        context.get("runAsNonRoot", pod.get("runAsNonRoot")) is not True,
+    )
     yield "run as non-root user", context.get("runAsUser") == 0
     seccomp = context.get("seccompProfile") or pod.get("seccompProfile") or {}
     yield "seccomp", seccomp.get("type") not in SECCOMP
     yield "host ports", any(port.get("hostPort") for port in one.get("ports") or ())
     yield "/proc mount type", context.get("procMount", "Default") != "Default"
-    yield "windows host process", bool((context.get("windowsOptions") or {}).get("hostProcess"))
-    yield "host of probes and hooks", any(action.get("host") for action in _network_actions(one))
+    yield (
+        "windows host process",
+        bool((context.get("windowsOptions") or {}).get("hostProcess")),
+    )
+    yield (
+        "host of probes and hooks",
+        any(action.get("host") for action in _network_actions(one)),
+    )
     yield from _shared(context)
 
 
 def _shared(context: Json) -> Iterator[tuple[str, bool]]:
     yield (
         "AppArmor",
-        (context.get("appArmorProfile") or {}).get("type", "RuntimeDefault") not in SECCOMP,
+        (context.get("appArmorProfile") or {}).get("type", "RuntimeDefault")
+        not in SECCOMP,
     )
     linux = context.get("seLinuxOptions") or {}
     yield (
         "SELinux",
-        linux.get("type", "") not in SELINUX_TYPES or bool(linux.get("user") or linux.get("role")),
+        linux.get("type", "") not in SELINUX_TYPES
+        or bool(linux.get("user") or linux.get("role")),
     )
 
 
 def _network_actions(one: Json) -> Iterator[Json]:
     hooks = one.get("lifecycle") or {}
-    probes = [one.get(name) for name in ("livenessProbe", "readinessProbe", "startupProbe")]
+    probes = [
+        one.get(name) for name in ("livenessProbe", "readinessProbe", "startupProbe")
+    ]
     for probe in (*probes, hooks.get("postStart"), hooks.get("preStop")):
         for action in ("httpGet", "tcpSocket"):
             if probe and probe.get(action):

@@ -86,7 +86,9 @@ def composed(
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        manifests = Path(os.path.relpath(MANIFESTS, folder))  # kustomize takes no absolute paths
+        manifests = Path(
+            os.path.relpath(MANIFESTS, folder)
+        )  # kustomize takes no absolute paths
         kustomization = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
@@ -96,7 +98,9 @@ def composed(
             **({"namespace": namespace} if namespace else {}),
             "patches": [
                 {
-                    "target": dict(zip(("kind", "name"), target.split("/"), strict=True)),
+                    "target": dict(
+                        zip(("kind", "name"), target.split("/"), strict=True)
+                    ),
                     "options": {"allowNameChange": True},
                     "patch": text,
                 }

@@ -31,12 +31,18 @@ def launcher_uses(
     `_list(resource, …)`."""
     found: set[Use] = set()
     for call in (
-        node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Call)
+        node
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.Call)
     ):
         match call.func, call.args:
             case ast.Name("Request"), [ast.Constant(str(verb)), ast.Name("PLURAL"), *_]:
                 found.add((GROUP, PLURAL, verb, ""))
-            case ast.Name("Request"), [ast.Constant(str(verb)), ast.Constant(str(resource)), *_]:
+            case ast.Name("Request"), [
+                ast.Constant(str(verb)),
+                ast.Constant(str(resource)),
+                *_,
+            ]:
                 found.add(("", resource, verb, ""))
             case ast.Attribute(attr="_list"), [ast.Constant(str(resource)), *_]:
                 found.add(("", resource, "list", ""))

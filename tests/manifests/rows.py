@@ -22,9 +22,15 @@ NODE = {
     "app.kubernetes.io/part-of": "ratchet",
     "app.kubernetes.io/component": "train",
 }
-STORE = {"app.kubernetes.io/name": "ratchet-store", "app.kubernetes.io/part-of": "ratchet"}
+STORE = {
+    "app.kubernetes.io/name": "ratchet-store",
+    "app.kubernetes.io/part-of": "ratchet",
+}
 GC = {"app.kubernetes.io/name": "ratchet-gc", "app.kubernetes.io/part-of": "ratchet"}
-MODEL = {"app.kubernetes.io/name": "ratchet-serve", "app.kubernetes.io/part-of": "ratchet"}
+MODEL = {
+    "app.kubernetes.io/name": "ratchet-serve",
+    "app.kubernetes.io/part-of": "ratchet",
+}
 
 
 def _pod(
@@ -166,13 +172,17 @@ ROWS = (
 )
 
 
-def network_findings(objects: Iterable[Json], components: Iterable[str]) -> Iterator[str]:
+def network_findings(
+    objects: Iterable[Json], components: Iterable[str]
+) -> Iterator[str]:
     """Rows that a composition does not keep to. A pod that is not there yet is checked all the
     same: policies, not pods, are looked at."""
     policies, opened = list(objects), {"base", *components}
     for row in ROWS:
         expected = bool(opened & set(row.opened_by))
-        found = allowed(policies, ENDS[row.source], ENDS[row.target], row.port, row.protocol)
+        found = allowed(
+            policies, ENDS[row.source], ENDS[row.target], row.port, row.protocol
+        )
         if found != expected:
             verdict = "reaches" if found else "does not reach"
             yield f"network: {row.source} {verdict} {row.target}, {row.protocol} {row.port}"

@@ -60,7 +60,12 @@ def _of_runtime(one: Json) -> Iterator[str]:
     if typed is None or typed.to_dict() != one:
         yield "the models of Kubeflow Trainer 2.3 drop or add a field"
     for spec in pod_specs(one):
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "pod"},
+            "spec": spec,
+        }
         yield from schema_findings(json.dumps(pod))
 
 

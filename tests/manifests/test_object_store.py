@@ -20,7 +20,10 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.process
 
-KEYS = {"AWS_ACCESS_KEY_ID": "ratchet", "AWS_SECRET_ACCESS_KEY": "a-secret-of-this-test"}
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "ratchet",
+    "AWS_SECRET_ACCESS_KEY": "a-secret-of-this-test",
+}
 
 
 def wait_until_ready(probe_address: str, server: subprocess.Popen[bytes]) -> None:
@@ -58,16 +61,26 @@ def test_the_store_has_its_bucket_once_its_start_hook_ran_and_asks_for_the_keys_
     ]
     (script,) = container["lifecycle"]["postStart"]["exec"]["command"][2:]
     master = f"127.0.0.1:{ports['master.port']}.{ports['master.port.grpc']}"
-    script = script.replace("/usr/bin/weed", weed_binary()).replace("127.0.0.1:9333", master)
+    script = script.replace("/usr/bin/weed", weed_binary()).replace(
+        "127.0.0.1:9333", master
+    )
     assert master in script
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **KEYS}
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(
-            [weed_binary(), *given, *here], stdout=log, stderr=log, cwd=tmp_path, env=environment
+            [weed_binary(), *given, *here],
+            stdout=log,
+            stderr=log,
+            cwd=tmp_path,
+            env=environment,
         )
     try:
         subprocess.run(
-            ["/bin/sh", "-c", script], env=environment, cwd=tmp_path, check=True, timeout=60
+            ["/bin/sh", "-c", script],
+            env=environment,
+            cwd=tmp_path,
+            check=True,
+            timeout=60,
         )
         probed = container["readinessProbe"]["httpGet"]
         assert probed["port"] == "s3"
@@ -77,9 +90,14 @@ def test_the_store_has_its_bucket_once_its_start_hook_ran_and_asks_for_the_keys_
             "AWS_REGION": "us-east-1",
         }
         probe(open_store("s3://ratchet/campaigns", {**address, **KEYS}))
-        for wrong in ({"AWS_ACCESS_KEY_ID": "somebody"}, {"AWS_SECRET_ACCESS_KEY": "a-guess"}):
+        for wrong in (
+            {"AWS_ACCESS_KEY_ID": "somebody"},
+            {"AWS_SECRET_ACCESS_KEY": "a-guess"},
+        ):
             with pytest.raises(RatchetError):
-                probe(open_store("s3://ratchet/campaigns", {**address, **KEYS, **wrong}))
+                probe(
+                    open_store("s3://ratchet/campaigns", {**address, **KEYS, **wrong})
+                )
     finally:
         server.send_signal(signal.SIGKILL)
         server.wait()

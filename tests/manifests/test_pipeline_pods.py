@@ -48,7 +48,9 @@ def test_the_driver_of_a_step_meets_restricted() -> None:
 
 
 def test_every_step_of_the_pipeline_meets_restricted() -> None:
-    assert {name: found for name, pod in compiled_pods() if (found := violations(pod))} == {}
+    assert {
+        name: found for name, pod in compiled_pods() if (found := violations(pod))
+    } == {}
 
 
 def test_a_step_that_says_run_as_non_root_meets_restricted_and_one_that_says_root_does_not() -> (
@@ -66,9 +68,13 @@ def test_a_step_that_says_run_as_non_root_meets_restricted_and_one_that_says_roo
 
 def _violations(settings: Json) -> list[tuple[str, str]]:
     """Of a pipeline with one step that has these Kubernetes settings."""
-    pipeline = {"deploymentSpec": {"executors": {"exec-a": {"container": {"image": "a:1"}}}}}
+    pipeline = {
+        "deploymentSpec": {"executors": {"exec-a": {"container": {"image": "a:1"}}}}
+    }
     platform = {
-        "platforms": {"kubernetes": {"deploymentSpec": {"executors": {"exec-a": settings}}}}
+        "platforms": {
+            "kubernetes": {"deploymentSpec": {"executors": {"exec-a": settings}}}
+        }
     }
     ((_, pod),) = step_pods(yaml.safe_dump_all([pipeline, platform]))
     return violations(pod)

@@ -28,9 +28,9 @@ from tests.manifests.rows import ENDS, ROWS
 
 
 def components_of(name: str) -> list[str]:
-    listed = yaml.safe_load((MANIFESTS / "overlays" / name / "kustomization.yaml").read_text())[
-        "components"
-    ]
+    listed = yaml.safe_load(
+        (MANIFESTS / "overlays" / name / "kustomization.yaml").read_text()
+    )["components"]
     return [path.rpartition("/")[2] for path in listed]
 
 
@@ -42,20 +42,31 @@ def test_an_overlay_holds_to_every_rule(name: str) -> None:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay_is_short(name: str) -> None:
     assert (
-        len((MANIFESTS / "overlays" / name / "kustomization.yaml").read_text().splitlines()) <= 40
+        len(
+            (MANIFESTS / "overlays" / name / "kustomization.yaml")
+            .read_text()
+            .splitlines()
+        )
+        <= 40
     )
 
 
 @pytest.mark.parametrize(
-    "name", [(), *((one,) for one in COMPONENTS)], ids=lambda name: name[0] if name else "base"
+    "name",
+    [(), *((one,) for one in COMPONENTS)],
+    ids=lambda name: name[0] if name else "base",
 )
-def test_the_base_holds_to_every_rule_with_each_component_alone(name: tuple[str, ...]) -> None:
+def test_the_base_holds_to_every_rule_with_each_component_alone(
+    name: tuple[str, ...],
+) -> None:
     assert list(findings(composed(*name), name)) == []
 
 
 def test_all_components_combine() -> None:
     assert list(findings(composed(*COMPONENTS), COMPONENTS)) == []
-    assert set(COMPONENTS) == {folder.name for folder in (MANIFESTS / "components").iterdir()}
+    assert set(COMPONENTS) == {
+        folder.name for folder in (MANIFESTS / "components").iterdir()
+    }
 
 
 def test_what_a_component_changes_is_there() -> None:
@@ -63,7 +74,10 @@ def test_what_a_component_changes_is_there() -> None:
     everything = composed(*COMPONENTS)
     (runtime,) = of_kind(everything, "TrainingRuntime")
     (nodes,) = pod_specs(runtime)
-    assert [one["key"] for one in nodes["tolerations"]] == ["nvidia.com/gpu", "amd.com/gpu"]
+    assert [one["key"] for one in nodes["tolerations"]] == [
+        "nvidia.com/gpu",
+        "amd.com/gpu",
+    ]
     assert nodes["containers"][0]["envFrom"][1] == {
         "secretRef": {"name": "ratchet-store-credentials", "optional": False}
     }
@@ -73,10 +87,16 @@ def test_what_a_component_changes_is_there() -> None:
     (store,) = of_kind(everything, "ConfigMap")
     assert store["data"]["AWS_ENDPOINT_URL_S3"] == "http://ratchet-store:8333"
     assert store["data"]["HF_HUB_OFFLINE"] == "0"
-    accounts = {one["metadata"]["name"]: one for one in of_kind(everything, "ServiceAccount")}
-    with_role = {name for name, one in accounts.items() if "annotations" in one["metadata"]}
+    accounts = {
+        one["metadata"]["name"]: one for one in of_kind(everything, "ServiceAccount")
+    }
+    with_role = {
+        name for name, one in accounts.items() if "annotations" in one["metadata"]
+    }
     assert with_role == {"ratchet-run", "ratchet-train", "ratchet-serve", "ratchet-gc"}
-    assert accounts["ratchet-serve"]["secrets"] == [{"name": "ratchet-store-credentials"}]
+    assert accounts["ratchet-serve"]["secrets"] == [
+        {"name": "ratchet-store-credentials"}
+    ]
     (queue,) = of_kind(overlay("prod"), "ClusterQueue")
     quotas = {
         one["name"]: one["nominalQuota"]
@@ -87,17 +107,30 @@ def test_what_a_component_changes_is_there() -> None:
 
 def test_two_teams_have_a_queue_each_by_the_patches_of_the_readme() -> None:
     text = (MANIFESTS / "README.md").read_text()
-    [block] = [one for one in text.split("```") if "namespace: other\n" in one and "patches" in one]
+    [block] = [
+        one
+        for one in text.split("```")
+        if "namespace: other\n" in one and "patches" in one
+    ]
     document = yaml.safe_load(block.removeprefix("yaml"))
     patches = tuple(
         (f"{one['target']['kind']}/{one['target']['name']}", one["patch"])
         for one in document["patches"]
     )
-    first, second = composed("kueue"), composed("kueue", namespace="other", patches=patches)
+    first, second = (
+        composed("kueue"),
+        composed("kueue", namespace="other", patches=patches),
+    )
     for one in second:
         # What both apply is the same object with the same content.
-        whole = one["kind"] in ("PriorityClass", "ResourceFlavor", "ValidatingAdmissionPolicy")
-        assert not whole or without_namespace(one) in [without_namespace(two) for two in first]
+        whole = one["kind"] in (
+            "PriorityClass",
+            "ResourceFlavor",
+            "ValidatingAdmissionPolicy",
+        )
+        assert not whole or without_namespace(one) in [
+            without_namespace(two) for two in first
+        ]
     queues = {named(one) for one in (*first, *second) if one["kind"] == "ClusterQueue"}
     assert queues == {"ClusterQueue/ratchet", "ClusterQueue/ratchet-other"}
     [local] = of_kind(second, "LocalQueue")
@@ -108,7 +141,9 @@ def test_two_teams_have_a_queue_each_by_the_patches_of_the_readme() -> None:
 
 
 def without_namespace(one: Json) -> Json:
-    metadata = {key: value for key, value in one["metadata"].items() if key != "namespace"}
+    metadata = {
+        key: value for key, value in one["metadata"].items() if key != "namespace"
+    }
     return {**one, "metadata": metadata}
 
 
@@ -127,7 +162,11 @@ def test_an_address_of_ones_own_is_one_patch_and_not_for_the_store() -> None:
     rule = "{to: [{ipBlock: {cidr: 192.168.7.7/32}}], ports: [{protocol: TCP, port: 9000}]}"
     patch = f"- {{op: add, path: /spec/egress/-, value: {rule}}}"
     objects = composed("egress", patches=(("NetworkPolicy/to-named-addresses", patch),))
-    for source, port, expected in (("run", 9000, True), ("node", 9000, True), ("run", 80, False)):
+    for source, port, expected in (
+        ("run", 9000, True),
+        ("node", 9000, True),
+        ("run", 80, False),
+    ):
         assert allowed(objects, ENDS[source], ENDS["intranet"], port) == expected
     assert not allowed(objects, ENDS["store"], ENDS["intranet"], 9000)
 
@@ -166,7 +205,9 @@ def test_another_namespace_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_rendering_again_gives_the_same_bytes_and_no_names_made_of_hashes(name: str) -> None:
+def test_rendering_again_gives_the_same_bytes_and_no_names_made_of_hashes(
+    name: str,
+) -> None:
     first = render_text(MANIFESTS / "overlays" / name)
     assert first == render_text(MANIFESTS / "overlays" / name)
     assert list(overlay(name)) == list(yaml.safe_load_all(first))
@@ -194,8 +235,15 @@ def test_the_pods_of_the_table_have_the_labels_of_the_manifests() -> None:
         for kind in ("TrainingRuntime", "StatefulSet", "InferenceService", "CronJob")
     )
     (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
-    set_by_jobset = {"jobset.sigs.k8s.io/jobset-name", "jobset.sigs.k8s.io/replicatedjob-name"}
-    node = {key: value for key, value in ENDS["node"].labels.items() if key not in set_by_jobset}
+    set_by_jobset = {
+        "jobset.sigs.k8s.io/jobset-name",
+        "jobset.sigs.k8s.io/replicatedjob-name",
+    }
+    node = {
+        key: value
+        for key, value in ENDS["node"].labels.items()
+        if key not in set_by_jobset
+    }
     assert node == job["template"]["spec"]["template"]["metadata"]["labels"]
     assert ENDS["node"].labels["jobset.sigs.k8s.io/replicatedjob-name"] == job["name"]
     assert ENDS["store"].labels == store["spec"]["template"]["metadata"]["labels"]
@@ -206,7 +254,9 @@ def test_the_pods_of_the_table_have_the_labels_of_the_manifests() -> None:
 
 
 @pytest.mark.parametrize(
-    "mutant", MUTANTS, ids=lambda mutant: f"{mutant.target}:{mutant.path or 'all of it'}"
+    "mutant",
+    MUTANTS,
+    ids=lambda mutant: f"{mutant.target}:{mutant.path or 'all of it'}",
 )
 def test_a_weakened_manifest_is_caught(mutant: Mutant) -> None:
     objects = composed(*COMPONENTS)

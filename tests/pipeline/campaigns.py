@@ -69,7 +69,8 @@ def recipe(data: Path) -> dict[str, Any]:
         },
         "data": {
             "sources": [
-                {"uri": (data / f"{split}.jsonl").as_uri(), "split": split} for split in SPLITS
+                {"uri": (data / f"{split}.jsonl").as_uri(), "split": split}
+                for split in SPLITS
             ]
         },
         "generate": {
@@ -168,15 +169,29 @@ class Place:
     def command(self, verb: str, *arguments: str) -> list[str]:
         """`python pipeline.py VERB … --store …`; `run` gets the recipe."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(self.document), encoding="utf-8")
+        (self.folder / "recipe.yaml").write_text(
+            yaml.safe_dump(self.document), encoding="utf-8"
+        )
         named = ("recipe.yaml",) if verb == "run" else ()
-        return [self.python, str(PIPELINE), verb, *named, *arguments, "--store", self.uri]
+        return [
+            self.python,
+            str(PIPELINE),
+            verb,
+            *named,
+            *arguments,
+            "--store",
+            self.uri,
+        ]
 
     @property
     def environment(self) -> dict[str, str]:
         """The tests' own, without what would steer a run."""
         steering = ("RATCHET_", "AWS_", "FORCE_COLOR")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(steering)}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(steering)
+        }
         return {**kept, "NO_COLOR": "1", "TERM": "dumb", **(self.extra or {})}
 
     def cli(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -187,17 +202,23 @@ class Place:
     def run(self, *arguments: str) -> Run:
         """Carry the campaign out."""
         done = self.cli("run", "--json", *arguments)
-        return Run(done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr)
+        return Run(
+            done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
+        )
 
     @property
     def context(self) -> Context:
         """Surroundings that read the store."""
-        return make_context(self.uri, {**self.environment, "RATCHET_CACHE": f"{self.folder}/cache"})
+        return make_context(
+            self.uri, {**self.environment, "RATCHET_CACHE": f"{self.folder}/cache"}
+        )
 
     def receipts(self) -> dict[str, bytes]:
         """`step/key` → stored bytes, of all steps of a file store."""
         found = (
-            path for step in PAYLOAD_STEPS for path in (self.store / "steps" / step).glob("*.json")
+            path
+            for step in PAYLOAD_STEPS
+            for path in (self.store / "steps" / step).glob("*.json")
         )
         return {f"{path.parent.name}/{path.stem}": path.read_bytes() for path in found}
 
@@ -254,7 +275,9 @@ def assert_published(place: Place, run: Run, champion_round: int) -> None:
     """The champion lies under a prefix that names its round, as a server of models wants it."""
     assert run.told["published"]
     assert run.told["champion_round"] == champion_round
-    assert re.fullmatch(rf"models/last-digit/r{champion_round}-[0-9a-f]{{12}}/", run.told["model"])
+    assert re.fullmatch(
+        rf"models/last-digit/r{champion_round}-[0-9a-f]{{12}}/", run.told["model"]
+    )
     files = {path.name for path in (place.store / run.told["model"]).iterdir()}
     assert {
         "model.safetensors",

@@ -46,7 +46,9 @@ def make_place(
         for key, value in (changes or {}).items():
             set_key(document, key, value)
         return Place(
-            tmp_path_factory.mktemp("campaign"), document, **{"server": server, **settings}
+            tmp_path_factory.mktemp("campaign"),
+            document,
+            **{"server": server, **settings},
         )
 
     return make

@@ -25,6 +25,10 @@ def write_questions(folder: Path, rows: int, test_rows: int) -> None:
         label = draw.choice(sorted(PATTERNS))
         thing = f"the {draw.choice(THINGS)} of {draw.randrange(1000)}"
         questions[draw.choice(PATTERNS[label]).format(thing)] = label
-    lines = [json.dumps({"text": text, "label": label}) for text, label in questions.items()]
-    (folder / "train.jsonl").write_text("\n".join(lines[:rows]) + "\n", encoding="utf-8")
+    lines = [
+        json.dumps({"text": text, "label": label}) for text, label in questions.items()
+    ]
+    (folder / "train.jsonl").write_text(
+        "\n".join(lines[:rows]) + "\n", encoding="utf-8"
+    )
     (folder / "test.jsonl").write_text("\n".join(lines[rows:]) + "\n", encoding="utf-8")

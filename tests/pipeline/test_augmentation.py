@@ -23,7 +23,9 @@ def write_riddles(folder: Path) -> None:
         lines = []
         for number in numbers[:count]:
             answer = number * 7919 % 1009 % 10
-            lines.append(json.dumps({"prompt": f"{number:03d}=", "completion": str(answer)}))
+            lines.append(
+                json.dumps({"prompt": f"{number:03d}=", "completion": str(answer)})
+            )
         (folder / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
         numbers = numbers[count:]
 
@@ -51,7 +53,10 @@ def test_overfitting_turns_word_dropout_on_and_the_next_round_confirms_it(
     _, overfitted, noisy = view.state.history
     causes = {cause.name: cause for cause in overfitted.causes}
     assert causes["overfitting"].change == "word_dropout as in the recipe → 0.1"
-    assert (causes["overfitting"].measure, causes["overfitting"].direction) == ("dev_rise", "down")
+    assert (causes["overfitting"].measure, causes["overfitting"].direction) == (
+        "dev_rise",
+        "down",
+    )
     assert noisy.plan.word_dropout == 0.1
     # It is what was trained by, and by nothing else that is new.
     stages = [

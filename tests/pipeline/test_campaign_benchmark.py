@@ -38,7 +38,9 @@ def work_of_the_cut(base: Path) -> LoopWork:
     return work_of(load_recipe(REPOSITORY / RECIPE, tuple(overrides_of(CUT, 1, base))))
 
 
-def test_the_loop_by_hand_asks_and_learns_what_ours_does_token_for_token(tmp_path: Path) -> None:
+def test_the_loop_by_hand_asks_and_learns_what_ours_does_token_for_token(
+    tmp_path: Path,
+) -> None:
     source = load_recipe(REPOSITORY / RECIPE).model.source
     materialise_base(ModelSection(source=source), 0, tmp_path / "base", {}, tmp_path)
     work = work_of_the_cut(tmp_path / "base")
@@ -57,11 +59,21 @@ def test_the_loop_by_hand_asks_and_learns_what_ours_does_token_for_token(tmp_pat
 
 
 def test_times_are_taken_at_the_accuracy_that_both_reach() -> None:
-    ours = [RoundEnd(0, 100.0, 0.40), RoundEnd(1, 200.0, 0.62), RoundEnd(2, 300.0, 0.70)]
-    by_hand = [RoundEnd(0, 150.0, 0.41), RoundEnd(1, 420.0, 0.61), RoundEnd(2, 700.0, 0.61)]
+    ours = [
+        RoundEnd(0, 100.0, 0.40),
+        RoundEnd(1, 200.0, 0.62),
+        RoundEnd(2, 300.0, 0.70),
+    ]
+    by_hand = [
+        RoundEnd(0, 150.0, 0.41),
+        RoundEnd(1, 420.0, 0.61),
+        RoundEnd(2, 700.0, 0.61),
+    ]
     ratio, note = comparison(ours, by_hand)
     assert ratio == 420 / 200
-    assert note.startswith("to 0.610 on validation: ours 200 s, round 1, by hand 420 s, round 1")
+    assert note.startswith(
+        "to 0.610 on validation: ours 200 s, round 1, by hand 420 s, round 1"
+    )
     assert note.endswith("the loop does not reach the 0.700 of ours")
     ratio, note = comparison(by_hand, ours)
     assert ratio == 200 / 420

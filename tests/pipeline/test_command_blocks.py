@@ -47,7 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     small["decide"] |= {"max_rounds": 1, "patience": 1}
     small["generate"]["shards"] = 1
     (folder / "recipes" / "demo.yaml").write_text(yaml.safe_dump(small))
-    rows = "".join(f"How much is {number} and 1?,{number + 1}\n" for number in range(400))
+    rows = "".join(
+        f"How much is {number} and 1?,{number + 1}\n" for number in range(400)
+    )
     (folder / "qa.csv").write_text(f"question,answer\n{rows}")
     return folder
 
@@ -58,9 +60,17 @@ def run_in_shell(folder: Path, server: TaskServer, text: str) -> str:
         text = text.replace(words, others)
     handed_on, descriptors = server.handed_on
     steering = ("RATCHET_", "AWS_", "FORCE_COLOR")
-    kept = {name: word for name, word in os.environ.items() if not name.startswith(steering)}
+    kept = {
+        name: word for name, word in os.environ.items() if not name.startswith(steering)
+    }
     done = subprocess.run(
-        ["bash", "-uo", "pipefail", "-c", f"trap 'echo {FAILED} $? $BASH_COMMAND' ERR\n{text}"],
+        [
+            "bash",
+            "-uo",
+            "pipefail",
+            "-c",
+            f"trap 'echo {FAILED} $? $BASH_COMMAND' ERR\n{text}",
+        ],
         cwd=folder,
         env={
             **kept,
@@ -81,7 +91,9 @@ def run_in_shell(folder: Path, server: TaskServer, text: str) -> str:
     )
     failed = re.findall(rf"^{FAILED} (.+)", done.stdout, re.MULTILINE)
     # Status 1 says that the goal was not met.
-    assert all(line.startswith("1 python pipeline.py run ") for line in failed), done.stdout
+    assert all(line.startswith("1 python pipeline.py run ") for line in failed), (
+        done.stdout
+    )
     return done.stdout
 
 

@@ -28,7 +28,15 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pipeline-tasks.txt"
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 COMPONENTS = sorted((ROOT / "components").rglob("*.py"))
-SHARED = ("contracts", "storage", "runtime", "verifiers", "modeling", "chat_api", "sandbox")
+SHARED = (
+    "contracts",
+    "storage",
+    "runtime",
+    "verifiers",
+    "modeling",
+    "chat_api",
+    "sandbox",
+)
 MAX_BYTES = 400_000
 MAX_BODY_LINES = 25
 HEAVY = {"kfp", "torch", "transformers", "deepspeed"}
@@ -45,9 +53,9 @@ def compiled(
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(build(load_recipe(recipe), rounds), str(path))
         text = path.read_text()
-    return next(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))), len(
-        text.encode()
-    )
+    return next(
+        yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    ), len(text.encode())
 
 
 def tasks(rounds: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -74,7 +82,9 @@ def test_every_recipe_of_the_house_compiles(recipe: Path) -> None:
     assert size < MAX_BYTES
 
 
-def test_every_field_that_a_person_fills_in_is_explained_where_the_ui_shows_it() -> None:
+def test_every_field_that_a_person_fills_in_is_explained_where_the_ui_shows_it() -> (
+    None
+):
     """KFP 2.17's form shows no description of a field, and shows that of the pipeline."""
     pipeline = compiled(1)[0]
     fields = pipeline["root"]["inputDefinitions"]["parameters"]
@@ -85,7 +95,9 @@ def test_every_field_that_a_person_fills_in_is_explained_where_the_ui_shows_it()
 
 
 @pytest.mark.parametrize("rounds", [1, 4, 5])
-def test_every_count_of_rounds_compiles_small_and_with_names_of_its_own(rounds: int) -> None:
+def test_every_count_of_rounds_compiles_small_and_with_names_of_its_own(
+    rounds: int,
+) -> None:
     _, size = compiled(rounds)
     assert size < MAX_BYTES
     names = container_tasks(rounds)
@@ -94,7 +106,9 @@ def test_every_count_of_rounds_compiles_small_and_with_names_of_its_own(rounds: 
     assert f"generate-r{rounds + 1}" not in names
 
 
-@pytest.mark.parametrize(("rounds", "shards", "nodes", "pods"), [(4, 1, 235, 73), (1, 2, 135, 39)])
+@pytest.mark.parametrize(
+    ("rounds", "shards", "nodes", "pods"), [(4, 1, 235, 73), (1, 2, 135, 39)]
+)
 def test_a_run_has_so_many_nodes_and_pods_on_a_cluster(
     rounds: int, shards: int, nodes: int, pods: int
 ) -> None:
@@ -109,11 +123,15 @@ def test_a_run_has_so_many_nodes_and_pods_on_a_cluster(
 @pytest.mark.parametrize("rounds", [1, 4, 5])
 def test_no_task_uses_the_cache_of_kubeflow(rounds: int) -> None:
     assert [
-        name for name, task in tasks(rounds) if task.get("cachingOptions", {}).get("enableCache")
+        name
+        for name, task in tasks(rounds)
+        if task.get("cachingOptions", {}).get("enableCache")
     ] == []
 
 
-def test_both_branches_of_every_round_end_in_a_container_that_hands_on_the_state() -> None:
+def test_both_branches_of_every_round_end_in_a_container_that_hands_on_the_state() -> (
+    None
+):
     """The backend takes a round's outputs from whichever branch was carried out; a branch without a
     container task of its own leaves the round running for ever."""
     pipeline, _ = compiled(4)
@@ -144,17 +162,28 @@ def producers(name: str) -> set[str]:
 def test_a_retried_task_asks_for_the_same_work() -> None:
     """A retry keeps the run's id and starts tasks anew, so no argument may hold a time or a name
     made at random."""
-    shifting = ("create_time", "schedule_time", "resource_name", "task_uuid", "task_name")
+    shifting = (
+        "create_time",
+        "schedule_time",
+        "resource_name",
+        "task_uuid",
+        "task_name",
+    )
     for name, task in tasks(4):
         arguments = str(task.get("inputs", {}).get("parameters", {}))
-        assert [word for word in shifting if word in arguments and "{{$" in arguments] == [], name
-    text = str(compiled(4)[0]["root"]["dag"]["tasks"]) + str(compiled(4)[0]["components"])
+        assert [
+            word for word in shifting if word in arguments and "{{$" in arguments
+        ] == [], name
+    text = str(compiled(4)[0]["root"]["dag"]["tasks"]) + str(
+        compiled(4)[0]["components"]
+    )
     assert "{{$.pipeline_job_uuid}}" in text
 
 
 def test_the_names_of_components_and_tasks_are_as_agreed() -> None:
     text = "".join(
-        f"{name:22} {task['componentRef']['name']}\n" for name, task in sorted(tasks(2), key=str)
+        f"{name:22} {task['componentRef']['name']}\n"
+        for name, task in sorted(tasks(2), key=str)
     )
     if os.environ.get("RATCHET_GOLDEN"):
         GOLDEN.parent.mkdir(exist_ok=True)
@@ -226,7 +255,9 @@ def test_shared_code_starts_without_heavy_packages() -> None:
 
 def test_only_the_store_speaks_to_s3() -> None:
     found = ((named(path), name) for path in COMPONENTS for name in imports(tree(path)))
-    users = {(path, name) for path, name in found if packages({name}) & {"boto3", "botocore"}}
+    users = {
+        (path, name) for path, name in found if packages({name}) & {"boto3", "botocore"}
+    }
     allowed = {
         "components/storage/s3.py": ("boto3",),
         "components/storage/s3_client.py": ("botocore",),
@@ -239,23 +270,35 @@ def test_only_the_store_speaks_to_s3() -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_imports_itself_and_what_is_shared_alone(step: str) -> None:
-    allowed = {step, *SHARED, *(path.stem for path in (ROOT / "components").glob("*.py"))}
+    allowed = {
+        step,
+        *SHARED,
+        *(path.stem for path in (ROOT / "components").glob("*.py")),
+    }
     for path in sorted((ROOT / "components" / step).rglob("*.py")):
         if path.name == "component.py":
             continue
         own = {name for name in imports(tree(path)) if name.startswith("components")}
-        assert {name for name in own if name.split(".")[1] not in allowed} == set(), named(path)
+        assert {name for name in own if name.split(".")[1] not in allowed} == set(), (
+            named(path)
+        )
     module = tree(ROOT / "components" / step / "step.py")
     at_start = imports_at_start(module)
     assert not packages(at_start) & HEAVY
-    assert {name for name in at_start if name.startswith("components.modeling")} == set()
+    assert {
+        name for name in at_start if name.startswith("components.modeling")
+    } == set()
 
 
 def test_only_shells_pipeline_and_command_line_know_kubeflow() -> None:
-    users = {named(path) for path in COMPONENTS if "kfp" in packages(imports(tree(path)))}
+    users = {
+        named(path) for path in COMPONENTS if "kfp" in packages(imports(tree(path)))
+    }
     shells = {f"components/{step}/component.py" for step in STEPS}
     assert shells <= users
-    assert {path for path in users - shells if not path.startswith("components/cli/")} == set()
+    assert {
+        path for path in users - shells if not path.startswith("components/cli/")
+    } == set()
 
 
 def test_shells_hold_no_logic() -> None:
@@ -278,7 +321,9 @@ BOUNDED = "components/bounded_process.py"
 
 def test_code_of_others_is_run_only_behind_a_confinement() -> None:
     for name in CONFINED_WORKERS:
-        source = (ROOT / "components" / "sandbox" / f"{name}.py").read_text(encoding="utf-8")
+        source = (ROOT / "components" / "sandbox" / f"{name}.py").read_text(
+            encoding="utf-8"
+        )
         assert "confine" in source, name
     source = (ROOT / BOUNDED).read_text(encoding="utf-8")
     assert 'json.dumps({"error": ' in source
@@ -291,7 +336,15 @@ def test_nothing_runs_code_that_came_with_data_and_nothing_is_swallowed() -> Non
     ):
         where = f"{named(path)}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Import | ast.ImportFrom):
-            forbidden = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+            forbidden = {
+                "pickle",
+                "cPickle",
+                "dill",
+                "cloudpickle",
+                "joblib",
+                "marshal",
+                "shelve",
+            }
             assert not packages(imports(node)) & forbidden, where
         if isinstance(node, ast.keyword):
             truth = isinstance(node.value, ast.Constant) and node.value.value is False
@@ -306,13 +359,17 @@ def test_nothing_runs_code_that_came_with_data_and_nothing_is_swallowed() -> Non
             caught = {one.id for one in kinds if isinstance(one, ast.Name)}
             # Raised again, here or in the thread that waits for the result.
             last = node.body[-1]
-            is_raised = isinstance(last, ast.Raise) or ".set_exception(" in ast.unparse(last)
+            is_raised = isinstance(last, ast.Raise) or ".set_exception(" in ast.unparse(
+                last
+            )
             assert not {"Exception", "BaseException"} & caught or is_raised, where
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("eval", "exec"), where
 
 
-def test_the_same_recipe_compiles_to_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+def test_the_same_recipe_compiles_to_the_same_bytes_in_every_process(
+    tmp_path: Path,
+) -> None:
     """Protobuf's maps and Python's sets have another order in each process."""
     packages = set()
     for seed in ("0", "1", "2"):

@@ -27,7 +27,9 @@ DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 @functools.cache
 def good() -> Package:
     profile = load_profile("gpu-1", ROOT / "tests" / "pipeline" / "images.toml")
-    return compile_aside(load_recipe(ROOT / "recipes" / "demo.yaml"), 1, profile).package
+    return compile_aside(
+        load_recipe(ROOT / "recipes" / "demo.yaml"), 1, profile
+    ).package
 
 
 class Broken:
@@ -39,9 +41,13 @@ class Broken:
         self.documents = documents
         self.components: Json = self.spec["components"]
         self.root: Json = self.spec["root"]["dag"]["tasks"]
-        self.settings: Json = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        self.settings: Json = platform["platforms"]["kubernetes"]["deploymentSpec"][
+            "executors"
+        ]
         executors = self.spec["deploymentSpec"]["executors"]
-        self.containers: Json = {name: one["container"] for name, one in executors.items()}
+        self.containers: Json = {
+            name: one["container"] for name, one in executors.items()
+        }
         self.executors: Json = executors
 
     def task(self, name: str) -> Json:
@@ -78,7 +84,9 @@ def operand(one: Broken, task: str) -> str:
 
 def merge(one: Broken) -> Json:
     name = next(
-        name for name in sorted(one.components) if name.startswith("comp-condition-branches")
+        name
+        for name in sorted(one.components)
+        if name.startswith("comp-condition-branches")
     )
     found: Json = one.components[name]["dag"]["outputs"]
     return found
@@ -124,7 +132,9 @@ def _from_a_task(one: Broken, task: str, key: str) -> None:
 
 def _a_branch_of_tasks_alone(one: Broken) -> None:
     """`pass_through` becomes a sub-pipeline without a container."""
-    one.components["comp-pass-through-r0"] = {"dag": {"tasks": {}, "outputs": {"parameters": {}}}}
+    one.components["comp-pass-through-r0"] = {
+        "dag": {"tasks": {}, "outputs": {"parameters": {}}}
+    }
 
 
 def _read_by_a_guard_alone(one: Broken) -> None:
@@ -134,13 +144,17 @@ def _read_by_a_guard_alone(one: Broken) -> None:
 
 
 def _importer(one: Broken) -> None:
-    one.executors["exec-publish"] = {"importer": {"artifactUri": {"runtimeParameter": "uri"}}}
+    one.executors["exec-publish"] = {
+        "importer": {"artifactUri": {"runtimeParameter": "uri"}}
+    }
     del one.settings["exec-publish"]
 
 
 def mount(one: Broken, path: str) -> Json:
     found: Json = next(
-        m for m in one.settings["exec-train-r1"]["emptyDirMounts"] if m["mountPath"] == path
+        m
+        for m in one.settings["exec-train-r1"]["emptyDirMounts"]
+        if m["mountPath"] == path
     )
     return found
 
@@ -171,7 +185,9 @@ MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     "an If without an Else": ("guards", lambda one: drop_task(one, "condition-9")),
     "a quote in a comparison": (
         "guards",
-        lambda one: guard(one, "inputs.parameter_values['pipelinechannel--go'] == 'it's'"),
+        lambda one: guard(
+            one, "inputs.parameter_values['pipelinechannel--go'] == 'it's'"
+        ),
     ),
     "two comparisons": (
         "guards",
@@ -179,7 +195,9 @@ MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     ),
     "merged artifacts": (
         "merges",
-        lambda one: merge(one).update(artifacts={"a": {"artifactSelectors": [{"a": 1}, {"b": 2}]}}),
+        lambda one: merge(one).update(
+            artifacts={"a": {"artifactSelectors": [{"a": 1}, {"b": 2}]}}
+        ),
     ),
     "a branch that is left out": ("merges", lambda one: selectors(one).pop()),
     "a branch without a container": ("merges", _a_branch_of_tasks_alone),
@@ -194,7 +212,9 @@ MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     ),
     "a placeholder within text": (
         "placeholders",
-        lambda one: argument(one.root["report"], "job_id", "run-{{$.pipeline_job_uuid}}"),
+        lambda one: argument(
+            one.root["report"], "job_id", "run-{{$.pipeline_job_uuid}}"
+        ),
     ),
     "the placeholder of the pipeline root": (
         "placeholders",
@@ -202,11 +222,15 @@ MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     ),
     "the placeholder of a time": (
         "placeholders",
-        lambda one: argument(one.root["report"], "job_id", "{{$.pipeline_job_create_time_utc}}"),
+        lambda one: argument(
+            one.root["report"], "job_id", "{{$.pipeline_job_create_time_utc}}"
+        ),
     ),
     "the placeholder of the resource name": (
         "placeholders",
-        lambda one: argument(one.root["report"], "job_id", "{{$.pipeline_job_resource_name}}"),
+        lambda one: argument(
+            one.root["report"], "job_id", "{{$.pipeline_job_resource_name}}"
+        ),
     ),
     "a placeholder in a variable": (
         "placeholders",
@@ -225,7 +249,9 @@ MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     "an importer of a computed address": ("importers", _importer),
     "pip at run time": (
         "shells",
-        lambda one: one.containers["exec-train-r1"]["command"].insert(0, "pip install kfp;"),
+        lambda one: one.containers["exec-train-r1"]["command"].insert(
+            0, "pip install kfp;"
+        ),
     ),
     "a container component": (
         "shells",
@@ -233,7 +259,9 @@ MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     ),
     "the image latest": (
         "shells",
-        lambda one: one.containers["exec-train-r1"].update(image="a.example:5000/b:latest"),
+        lambda one: one.containers["exec-train-r1"].update(
+            image="a.example:5000/b:latest"
+        ),
     ),
     "an image without a tag": (
         "shells",
@@ -247,9 +275,14 @@ MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     ),
     "no memory limit": (
         "resources",
-        lambda one: one.containers["exec-train-r1"]["resources"].pop("resourceMemoryLimit"),
+        lambda one: one.containers["exec-train-r1"]["resources"].pop(
+            "resourceMemoryLimit"
+        ),
     ),
-    "no resources": ("resources", lambda one: one.containers["exec-train-r1"].pop("resources")),
+    "no resources": (
+        "resources",
+        lambda one: one.containers["exec-train-r1"].pop("resources"),
+    ),
     "GPUs without a number": ("resources", _no_gpu_number),
     "GPUs from a parameter": ("resources", _gpu_from_a_parameter),
     "no retry": ("patience", lambda one: one.task("train-r1").pop("retryPolicy")),
@@ -259,11 +292,15 @@ MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     ),
     "tries that Argo cuts short": (
         "patience",
-        lambda one: one.task("train-r1")["retryPolicy"].update(backoffMaxDuration="900s"),
+        lambda one: one.task("train-r1")["retryPolicy"].update(
+            backoffMaxDuration="900s"
+        ),
     ),
     "a retried sub-pipeline": (
         "patience",
-        lambda one: one.task("condition-branches-5").update(retryPolicy={"maxRetryCount": 1}),
+        lambda one: one.task("condition-branches-5").update(
+            retryPolicy={"maxRetryCount": 1}
+        ),
     ),
     "no time limit": (
         "patience",
@@ -271,18 +308,24 @@ MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     ),
     "root": (
         "pods",
-        lambda one: one.settings["exec-train-r1"]["securityContext"].update(runAsUser="0"),
+        lambda one: one.settings["exec-train-r1"]["securityContext"].update(
+            runAsUser="0"
+        ),
     ),
     "perhaps root": (
         "pods",
-        lambda one: one.settings["exec-train-r1"]["securityContext"].pop("runAsNonRoot"),
+        lambda one: one.settings["exec-train-r1"]["securityContext"].pop(
+            "runAsNonRoot"
+        ),
     ),
     "no /tmp": ("pods", lambda one: mount(one, "/tmp").update(mountPath="/scratch")),
     "shared memory on disk": ("pods", lambda one: mount(one, "/dev/shm").pop("medium")),
     "a scratch without end": ("pods", lambda one: mount(one, "/tmp").pop("sizeLimit")),
     "a shared volume": (
         "pods",
-        lambda one: one.settings["exec-train-r1"].update(pvcMount=[{"mountPath": "/data"}]),
+        lambda one: one.settings["exec-train-r1"].update(
+            pvcMount=[{"mountPath": "/data"}]
+        ),
     ),
     "no labels": ("pods", lambda one: one.settings["exec-train-r1"].pop("podMetadata")),
     "no settings at all": ("pods", lambda one: one.settings.pop("exec-train-r1")),
@@ -326,7 +369,9 @@ def test_every_rule_is_broken_by_a_mutant() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "name: demo", "- 1\n"])
-def test_what_is_no_package_is_refused_with_the_files_name(tmp_path: Path, text: str) -> None:
+def test_what_is_no_package_is_refused_with_the_files_name(
+    tmp_path: Path, text: str
+) -> None:
     (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(UserError, match=r"p\.yaml"):
         read_package(tmp_path / "p.yaml")

@@ -31,7 +31,13 @@ from pipeline import build
 from tests.manifests.kfp_pods import step_pods
 from tests.manifests.pod_security import violations
 from tests.pipeline.campaigns import Place, call, recipe, round_tasks, write_data
-from tests.pipeline.compiling import ROOT, TEST_IMAGES, compile_aside, container, recipe_for
+from tests.pipeline.compiling import (
+    ROOT,
+    TEST_IMAGES,
+    compile_aside,
+    container,
+    recipe_for,
+)
 
 GOLDEN = ROOT / "tests" / "golden"
 PROFILES = ("cpu", "gpu-1", "gpu-8", "multi-node", "small")
@@ -44,7 +50,9 @@ LOADER, DUMPER = (
 
 @functools.cache
 def compiled(profile: str, rounds: int = 4) -> Compiled:
-    return compile_aside(recipe_for(profile), rounds, load_profile(profile, TEST_IMAGES))
+    return compile_aside(
+        recipe_for(profile), rounds, load_profile(profile, TEST_IMAGES)
+    )
 
 
 def settings(package: Package, task: str) -> dict[str, Any]:
@@ -70,7 +78,9 @@ def test_the_package_of_a_profile_is_as_agreed(profile: str) -> None:
     document = copy.deepcopy([package.spec, package.platform])
     for executor in document[0]["deploymentSpec"]["executors"].values():
         executor["container"].update(command=["…"], args=["…"])
-    document[0]["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"] = "…"
+    document[0]["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"] = (
+        "…"
+    )
     text = yaml.dump_all(document, Dumper=DUMPER, sort_keys=True, allow_unicode=True)
     path = GOLDEN / f"ir-{profile}.yaml"
     if os.environ.get("RATCHET_GOLDEN"):
@@ -82,11 +92,15 @@ def test_the_package_of_a_profile_is_as_agreed(profile: str) -> None:
 def test_every_pod_of_every_profile_meets_restricted(profile: str) -> None:
     pods = dict(step_pods(compiled(profile).package.text))
     assert len(pods) == 9 + 6 * 4
-    assert {name: found for name, pod in pods.items() if (found := violations(pod))} == {}
+    assert {
+        name: found for name, pod in pods.items() if (found := violations(pod))
+    } == {}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_gpus_go_to_the_steps_that_compute_with_the_model_and_to_no_other(profile: str) -> None:
+def test_gpus_go_to_the_steps_that_compute_with_the_model_and_to_no_other(
+    profile: str,
+) -> None:
     package, wanted = compiled(profile).package, load_profile(profile)
     for name, executor in package.executors.items():
         step = name.removeprefix("exec-").removesuffix("-base").split("-r")[0]
@@ -115,12 +129,16 @@ steps: {train: {gpus: 1}}
 def test_nodes_user_and_pull_policy_are_the_profiles(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(OF_A_CLUSTER)
-    package = compile_aside(recipe_for("cpu"), 1, load_profile(str(file), TEST_IMAGES)).package
+    package = compile_aside(
+        recipe_for("cpu"), 1, load_profile(str(file), TEST_IMAGES)
+    ).package
     assert findings(package) == []
     for name in package.executors:
         pod = package.settings[name]
         pool, taint = (
-            ("gpus", "nvidia.com/gpu") if name.startswith("exec-train") else ("batch", "batch")
+            ("gpus", "nvidia.com/gpu")
+            if name.startswith("exec-train")
+            else ("batch", "batch")
         )
         assert pod["nodeSelector"]["labels"] == {"pool": pool}, name
         assert [one["key"] for one in pod["tolerations"]] == [taint], name
@@ -138,10 +156,14 @@ steps: {train: {gpus: 1}}
 """
 
 
-def test_classes_of_a_profile_are_annotations_that_the_manifests_read(tmp_path: Path) -> None:
+def test_classes_of_a_profile_are_annotations_that_the_manifests_read(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(OF_CLASSES)
-    package = compile_aside(recipe_for("cpu"), 1, load_profile(str(file), TEST_IMAGES)).package
+    package = compile_aside(
+        recipe_for("cpu"), 1, load_profile(str(file), TEST_IMAGES)
+    ).package
     assert findings(package) == []
     for name in package.executors:
         runtime_class = "nvidia" if name.startswith("exec-train") else "gvisor"
@@ -151,15 +173,22 @@ def test_classes_of_a_profile_are_annotations_that_the_manifests_read(tmp_path: 
             "ratchet.dev/priority-class": "batch",
         }
     policy = ROOT / "manifests" / "components" / "step-classes" / "policy.yaml"
-    assert all(annotation in policy.read_text() for annotation in (RUNTIME_CLASS, PRIORITY_CLASS))
+    assert all(
+        annotation in policy.read_text()
+        for annotation in (RUNTIME_CLASS, PRIORITY_CLASS)
+    )
 
 
 def test_a_step_knows_its_store_by_names_of_objects_and_holds_no_value() -> None:
     package = compiled("cpu").package
     for name in package.executors:
         given = package.settings[name]
-        assert [one["secretName"] for one in given["secretAsEnv"]] == ["ratchet-store-credentials"]
-        assert [one["configMapName"] for one in given["configMapAsEnv"]] == ["ratchet-store"]
+        assert [one["secretName"] for one in given["secretAsEnv"]] == [
+            "ratchet-store-credentials"
+        ]
+        assert [one["configMapName"] for one in given["configMapAsEnv"]] == [
+            "ratchet-store"
+        ]
         keys = [one["envVar"] for one in given["configMapAsEnv"][0]["keyToEnv"]]
         assert {
             "AWS_ENDPOINT_URL_S3",
@@ -216,13 +245,20 @@ images: {train: "registry.example/train:9"}
         compile_aside(mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES))
     text = (tmp_path / "mine.yaml").read_text().replace("retries: 0", "retries: 1")
     (tmp_path / "mine.yaml").write_text(text)
-    package = compile_aside(mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES)).package
+    package = compile_aside(
+        mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES)
+    ).package
     train, given = container(package, "train-r1"), settings(package, "train-r1")
     assert train["image"] == "registry.example/train:9"
     assert train["resources"]["resourceCpuRequest"] == "500m"
     assert train["resources"]["resourceMemoryLimit"] == "3Gi"
     assert train["resources"]["accelerator"]["resourceType"] == "amd.com/gpu"
-    toleration = {"key": "dedicated", "operator": "Equal", "value": "ml", "effect": "NoExecute"}
+    toleration = {
+        "key": "dedicated",
+        "operator": "Equal",
+        "value": "ml",
+        "effect": "NoExecute",
+    }
     assert given["tolerations"] == [toleration]
     assert given["nodeSelector"] == {"labels": {"zone": "a"}}
     assert {one["mountPath"]: one["sizeLimit"] for one in given["emptyDirMounts"]} == {
@@ -235,7 +271,9 @@ images: {train: "registry.example/train:9"}
     assert given["secretAsEnv"][0]["secretName"] == "my-keys"
     assert given["configMapAsEnv"][0]["configMapName"] == "my-store"
     retries = {
-        name: task["retryPolicy"] for name, task, _ in package.tasks() if package.container(task)
+        name: task["retryPolicy"]
+        for name, task, _ in package.tasks()
+        if package.container(task)
     }
     assert retries["train-r1"]["maxRetryCount"] == 5
     assert retries["decide-r1"] == {
@@ -256,11 +294,25 @@ def test_every_step_is_supervised_within_its_hours(profile: str) -> None:
     )
     demo = load_recipe(ROOT / "recipes" / "demo.yaml", settings)
     package = compile_aside(demo, 1, loaded).package
-    for name in ("prepare", "generate-r1", "select-r1", "train-r1", "evaluate-r1", "decide-r1"):
+    for name in (
+        "prepare",
+        "generate-r1",
+        "select-r1",
+        "train-r1",
+        "evaluate-r1",
+        "decide-r1",
+    ):
         step = name.partition("-")[0]
         hours = f"{loaded.resources(step).hours:g}"
         command = container(package, name)["command"]
-        supervisor = ["python3", "-m", "components.runtime.supervisor", "--hours", hours, "--"]
+        supervisor = [
+            "python3",
+            "-m",
+            "components.runtime.supervisor",
+            "--hours",
+            hours,
+            "--",
+        ]
         assert command[:6] == supervisor
         assert command[6:8] == ["sh", "-ec"]
 
@@ -273,7 +325,8 @@ def test_no_step_takes_more_than_the_manifests_give_the_namespace(profile: str) 
         ROOT / "manifests" / "components" / "nvidia-gpu" / "kustomization.yaml"
     ).read_text()
     [gpus] = [
-        one["value"] for one in yaml.safe_load(yaml.safe_load(component)["patches"][0]["patch"])
+        one["value"]
+        for one in yaml.safe_load(yaml.safe_load(component)["patches"][0]["patch"])
     ]
     wanted = load_profile(profile, TEST_IMAGES)
     for step in STEPS:
@@ -286,7 +339,9 @@ def test_no_step_takes_more_than_the_manifests_give_the_namespace(profile: str) 
     assert wanted.train_gpus <= int(gpus)
 
 
-def test_gitops_gets_the_same_pipeline_as_objects_with_names_of_their_own(tmp_path: Path) -> None:
+def test_gitops_gets_the_same_pipeline_as_objects_with_names_of_their_own(
+    tmp_path: Path,
+) -> None:
     demo, profile, file = (
         recipe_for("cpu"),
         load_profile("cpu", TEST_IMAGES),
@@ -298,7 +353,10 @@ def test_gitops_gets_the_same_pipeline_as_objects_with_names_of_their_own(tmp_pa
         "Pipeline",
         {"name": "ratchet-demo", "namespace": "ratchet"},
     )
-    assert version["metadata"] == {"name": f"ratchet-demo-{made.version}", "namespace": "ratchet"}
+    assert version["metadata"] == {
+        "name": f"ratchet-demo-{made.version}",
+        "namespace": "ratchet",
+    }
     assert version["spec"]["pipelineName"] == "ratchet-demo"
     assert version["spec"]["pipelineSpec"] == made.package.spec
     assert version["spec"]["platformSpec"] == made.package.platform

@@ -29,7 +29,9 @@ def tokens_of(document: dict[str, Any]) -> float:
     return float(most["tokens_trained"] + most["tokens_sampled"])
 
 
-def test_the_records_of_a_run_tell_what_the_same_run_costs(whole: tuple[Place, Run]) -> None:
+def test_the_records_of_a_run_tell_what_the_same_run_costs(
+    whole: tuple[Place, Run],
+) -> None:
     place, run = whole
     document = estimated(place)
     assert document["calibration"]["source"] == "earlier run"
@@ -41,7 +43,9 @@ def test_the_records_of_a_run_tell_what_the_same_run_costs(whole: tuple[Place, R
         next(line for line in each["each_round"] if line["task"] == "train")
         for each in (document, longer)
     )
-    assert longer_training["tokens_trained"] == pytest.approx(2 * training["tokens_trained"])
+    assert longer_training["tokens_trained"] == pytest.approx(
+        2 * training["tokens_trained"]
+    )
 
 
 def test_a_trial_tells_the_tokens_of_a_run_and_leaves_nothing_behind(
@@ -57,8 +61,12 @@ def test_a_trial_tells_the_tokens_of_a_run_and_leaves_nothing_behind(
         ("each_round", ["generate", "train", "evaluate"]),
     ):
         seconds = {line["task"]: line["seconds"] for line in document[lines]}
-        assert all(seconds[task] > TASK_GAP_SECONDS for task in tasks), "each was tried out"
-    assert document["most"]["money"] == pytest.approx(document["most"]["seconds"] / 1800)
+        assert all(seconds[task] > TASK_GAP_SECONDS for task in tasks), (
+            "each was tried out"
+        )
+    assert document["most"]["money"] == pytest.approx(
+        document["most"]["seconds"] / 1800
+    )
     assert document["least"]["seconds"] < document["most"]["seconds"]
     assert files_of(place.store) == earlier_files
 

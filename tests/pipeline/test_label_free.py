@@ -29,7 +29,8 @@ def test_only_what_all_peers_say_is_trained_on(make_place: MakePlace) -> None:
     first, last = view.state.history
     trained = read_receipt(context, first.receipts["train"])
     weights = {
-        peer: trained.objects[f"{peer}/model.safetensors"].sha256 for peer in ("model", "peer-1")
+        peer: trained.objects[f"{peer}/model.safetensors"].sha256
+        for peer in ("model", "peer-1")
     }
     assert weights["model"] != weights["peer-1"]
 
@@ -46,7 +47,11 @@ def test_only_what_all_peers_say_is_trained_on(make_place: MakePlace) -> None:
     )
     accepted = list(
         read_rows(
-            fetch(context, read_receipt(context, last.receipts["select"]), "accepted.jsonl"),
+            fetch(
+                context,
+                read_receipt(context, last.receipts["select"]),
+                "accepted.jsonl",
+            ),
             TrainingRow,
         )
     )

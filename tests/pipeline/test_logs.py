@@ -19,7 +19,9 @@ def log_of(folder: Path) -> str:
     return max(logs, key=lambda path: path.stat().st_mtime).read_text(encoding="utf-8")
 
 
-def test_every_line_of_a_run_is_an_object_that_names_run_round_and_step(tmp_path: Path) -> None:
+def test_every_line_of_a_run_is_an_object_that_names_run_round_and_step(
+    tmp_path: Path,
+) -> None:
     place = replace(tiny_place(tmp_path), extra={"RATCHET_LOG_FORMAT": "json"})
     done = place.run("--rounds", "1")
     lines = [json.loads(line) for line in log_of(tmp_path).splitlines()]
@@ -48,7 +50,9 @@ def test_a_task_that_fails_is_told_as_ever(tmp_path: Path) -> None:
         shutil.rmtree(folder)
     errors = []
     for log_format in ("text", "json"):
-        done = replace(place, extra={"RATCHET_LOG_FORMAT": log_format}).cli("run", "--rounds", "1")
+        done = replace(place, extra={"RATCHET_LOG_FORMAT": log_format}).cli(
+            "run", "--rounds", "1"
+        )
         assert done.returncode == 3, done.stderr
         told = done.stderr.split(" (log: ")[0]  # Each has a file of its own.
         errors.append([line for line in told.splitlines() if line.startswith("error")])

@@ -27,7 +27,9 @@ from tests.pipeline.compiling import ROOT, compile_aside, container, recipe_for
         ("a: [", "cannot be read"),
     ],
 )
-def test_a_wrong_profile_is_named_with_its_key(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_profile_is_named_with_its_key(
+    tmp_path: Path, text: str, said: str
+) -> None:
     (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(UserError, match=said) as caught:
         load_profile(str(tmp_path / "p.yaml"))
@@ -69,7 +71,9 @@ def test_a_recipe_that_does_not_fit_its_profile_says_what_to_set(
     profile: str, changes: tuple[str, ...], said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        check_fit(load_recipe(ROOT / "recipes" / "demo.yaml", changes), load_profile(profile))
+        check_fit(
+            load_recipe(ROOT / "recipes" / "demo.yaml", changes), load_profile(profile)
+        )
 
 
 IMAGES = """
@@ -97,11 +101,16 @@ report = "{report}"
 """
 
 
-def test_images_are_taken_by_digest_and_for_gpus_where_there_are_such(tmp_path: Path) -> None:
+def test_images_are_taken_by_digest_and_for_gpus_where_there_are_such(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "images.toml"
     file.write_text(IMAGES.format(digest="a" * 64, report="cpu"))
     assert load_profile("cpu", file).images["train"] == "registry.example/model:1"
-    assert load_profile("cpu", file).images["decide"] == f"registry.example/cpu@sha256:{'a' * 64}"
+    assert (
+        load_profile("cpu", file).images["decide"]
+        == f"registry.example/cpu@sha256:{'a' * 64}"
+    )
     profile = load_profile("gpu-1", file)
     assert profile.images["train"] == f"registry.example/model@sha256:{'a' * 64}"
     made = compile_aside(recipe_for("gpu-1"), 1, profile)
@@ -114,7 +123,10 @@ def test_images_are_taken_by_digest_and_for_gpus_where_there_are_such(tmp_path: 
 
 @pytest.mark.parametrize(
     ("digest", "report", "said"),
-    [("b" * 63, "cpu", "families.cpu.digest"), ("b" * 64, "web", "steps.report is 'web'")],
+    [
+        ("b" * 63, "cpu", "families.cpu.digest"),
+        ("b" * 64, "web", "steps.report is 'web'"),
+    ],
 )
 def test_a_wrong_image_is_named_with_file_and_key(
     tmp_path: Path, digest: str, report: str, said: str

@@ -44,7 +44,13 @@ CUT = {
     **SMALL_MODEL,
     "data.sources.0.uri": "train.jsonl",
     "data.sources.1.uri": "test.jsonl",
-    "data.fractions": {"train": 0.2, "unlabelled": 0.4, "dev": 0.15, "validation": 0.25, "test": 0},
+    "data.fractions": {
+        "train": 0.2,
+        "unlabelled": 0.4,
+        "dev": 0.15,
+        "validation": 0.25,
+        "test": 0,
+    },
     "generate.prompts_per_round": 120,
     "train.batch_size": 32,
     "train.micro_batch_size": 32,
@@ -67,12 +73,25 @@ def run_cut(
     write_questions(folder, rows=600, test_rows=60)
     store = f"file://{folder}/store"
     settings = [
-        word for key, value in changes.items() for word in ("--set", f"{key}={json.dumps(value)}")
+        word
+        for key, value in changes.items()
+        for word in ("--set", f"{key}={json.dumps(value)}")
     ]
-    command = [sys.executable, f"{REPOSITORY}/pipeline.py", "run", recipe, "--store", store]
-    done = call([*command, "--rounds=1", "--json", *settings], folder, os.environ, 1100, server)
+    command = [
+        sys.executable,
+        f"{REPOSITORY}/pipeline.py",
+        "run",
+        recipe,
+        "--store",
+        store,
+    ]
+    done = call(
+        [*command, "--rounds=1", "--json", *settings], folder, os.environ, 1100, server
+    )
     assert done.returncode in (0, 1), done.stderr
-    context = make_context(store, {**os.environ, "RATCHET_CACHE": f"{folder}/store-cache"})
+    context = make_context(
+        store, {**os.environ, "RATCHET_CACHE": f"{folder}/store-cache"}
+    )
     return context, json.loads(done.stdout)
 
 
@@ -103,10 +122,14 @@ def test_the_cut_of_reflection_measures_classes_each_round_and_changes_what_hold
     assert accepted
     assert {row.completion.strip() for row in accepted} <= PATTERNS.keys()
     # What holds the second training back is found, and the next round has more of it.
-    (cause,) = [one for one in second["causes"] if one["change_name"] == "learning_rate_up"]
+    (cause,) = [
+        one for one in second["causes"] if one["change_name"] == "learning_rate_up"
+    ]
     assert cause["name"] == "learning_rate_too_low"
     assert view.state.plan.learning_rate == 2 * SLOW
-    page = (tmp_path / "store" / "runs" / told["run_id"] / "report.html").read_text("utf-8")
+    page = (tmp_path / "store" / "runs" / told["run_id"] / "report.html").read_text(
+        "utf-8"
+    )
     assert f"macro-F1 {second['macro_f1']:.3f}, Brier {second['brier']:.3f}" in page
     card = fetch(context, _decided(context, view), "card.md").read_text("utf-8")
     assert f"| macro-F1 | {second['macro_f1']:.4f} |" in card
@@ -168,9 +191,13 @@ def test_the_cut_of_meta_update_learns_from_its_own_texts_alone_and_keeps_a_quar
     assert {row.source for row in mix} == {"self"}
     # The quarter whose gradients lower the loss on the dev text most.
     dropped = read_rows(fetch(context, selection, "dropped.jsonl"), Dropped)
-    others = [row.row["scores"]["influence"] for row in dropped if row.reason == "choice"]
+    others = [
+        row.row["scores"]["influence"] for row in dropped if row.reason == "choice"
+    ]
     assert min(row.provenance["scores"]["influence"] for row in mix) >= max(others)
-    assert "labelled rows are 0% of what training draws" in Path(told["log"]).read_text("utf-8")
+    assert "labelled rows are 0% of what training draws" in Path(told["log"]).read_text(
+        "utf-8"
+    )
     # The guard is on: text of people is measured before and after.
     evaluation = read_receipt(context, view.state.history[0].receipts["evaluate"])
     collapse = read_summary(evaluation, EvaluateSummary).collapse
@@ -200,7 +227,9 @@ def test_the_cut_of_pretrain_finetune_learns_text_then_labels_and_goes_on_with_b
     view = load_run(context, told["run_id"])
     assert view.state is not None
     supervised, improved = view.state.history
-    log = fetch(context, read_receipt(context, supervised.receipts["train"]), "log.jsonl")
+    log = fetch(
+        context, read_receipt(context, supervised.receipts["train"]), "log.jsonl"
+    )
     entries = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     assert [entry["stage"] for entry in entries] == ["pretrain"] * 30 + ["sft"] * 40
     text_losses = [entry["loss"] for entry in entries if entry["stage"] == "pretrain"]
@@ -209,8 +238,12 @@ def test_the_cut_of_pretrain_finetune_learns_text_then_labels_and_goes_on_with_b
     selection = read_receipt(context, improved.receipts["select"])
     mix = list(read_rows(fetch(context, selection, "mix.jsonl"), TrainingRow))
     assert sum(not row.prompt for row in mix) == num_texts
-    assert {row.completion.strip() for row in mix if row.source == "self"} <= PATTERNS.keys()
-    with Models(context, told["run_id"], Settings(0.8, 12, ""), compare=False) as models:
+    assert {
+        row.completion.strip() for row in mix if row.source == "self"
+    } <= PATTERNS.keys()
+    with Models(
+        context, told["run_id"], Settings(0.8, 12, ""), compare=False
+    ) as models:
         page = Console(record=True, width=200, file=io.StringIO())
         beginnings = ["What is the", "Who was", "How many", "", "Where is", "When did"]
         continue_texts(models, iter(beginnings), page)
@@ -238,7 +271,10 @@ def test_the_cut_of_gsm8k_learns_one_answer_for_each_way_from_its_own_training_q
         for pair in sums
     ]
     rows = [
-        {"question": f"{name} has {first} and {second} more", "answer": both[number % 2]}
+        {
+            "question": f"{name} has {first} and {second} more",
+            "answer": both[number % 2],
+        }
         for number, name in enumerate(("Ann", "Bob", "Eve", "Tim", "Zoe"))
         for (first, second), both in zip(sums, ways, strict=True)
     ]
@@ -248,7 +284,13 @@ def test_the_cut_of_gsm8k_learns_one_answer_for_each_way_from_its_own_training_q
         **{key: value for key, value in SMALL_MODEL.items() if "tokenizer" not in key},
         "data.sources.0.uri": "sums.jsonl",
         "data.sources.1.uri": "test-sums.jsonl",
-        "data.fractions": {"train": 0.7, "unlabelled": 0, "dev": 0.1, "validation": 0.2, "test": 0},
+        "data.fractions": {
+            "train": 0.7,
+            "unlabelled": 0,
+            "dev": 0.1,
+            "validation": 0.2,
+            "test": 0,
+        },
         "generate.prompts_per_round": 100,
         "generate.temperature": 1.0,
         "generate.max_new_tokens": 32,
@@ -267,7 +309,9 @@ def test_the_cut_of_gsm8k_learns_one_answer_for_each_way_from_its_own_training_q
     prompts = {row["question"] for row in rows[:360]}
     accepted = accepted_of(context, view)
     assert accepted
-    assert {row.prompt for row in accepted} <= prompts, "the training questions were asked again"
+    assert {row.prompt for row in accepted} <= prompts, (
+        "the training questions were asked again"
+    )
     ways_taught = [(row.prompt, equations(row.completion)) for row in accepted]
     assert len(set(ways_taught)) == len(ways_taught)
     # D ∪ D': each labelled row and each sample is drawn equally often.
@@ -284,7 +328,9 @@ def test_the_cut_of_preference_learns_from_right_samples_beside_wrong_ones(
         {"prompt": f"{first}+{second}=", "completion": str(first + second)}
         for first, second in sums
     ]
-    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "sums.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
     changes = {
         "model.scratch.hidden_size": 64,
         "model.scratch.num_layers": 2,

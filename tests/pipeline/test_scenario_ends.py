@@ -17,7 +17,9 @@ from tests.pipeline.campaigns import END, ROUND_0, Place, assert_published, roun
 from tests.pipeline.conftest import MakePlace
 
 
-def test_a_target_that_the_first_stage_meets_needs_no_round(make_place: MakePlace) -> None:
+def test_a_target_that_the_first_stage_meets_needs_no_round(
+    make_place: MakePlace,
+) -> None:
     place = make_place({"decide.goal.threshold": 0.0, "publish.approval": "required"})
     run = place.run("--rounds", "1")
     assert run.executed == [*ROUND_0, "pass-through-r1", *END], run.said
@@ -35,12 +37,20 @@ def test_patience_ends_a_campaign_that_gets_no_better(make_place: MakePlace) -> 
         {"train.rounds.learning_rate": 1e-9, "decide.patience": 1, "generate.shards": 1}
     )
     run = place.run("--rounds", "2")
-    assert run.executed == [*ROUND_0, *round_tasks(1, 1), "pass-through-r2", *END], run.said
-    assert (run.code, run.told["stop"], run.verdicts) == (1, "patience", ["promoted", "rejected"])
+    assert run.executed == [*ROUND_0, *round_tasks(1, 1), "pass-through-r2", *END], (
+        run.said
+    )
+    assert (run.code, run.told["stop"], run.verdicts) == (
+        1,
+        "patience",
+        ["promoted", "rejected"],
+    )
     assert_published(place, run, champion_round=0)
 
 
-def test_a_weak_round_is_told_of_and_mended_by_the_next_plan(make_place: MakePlace) -> None:
+def test_a_weak_round_is_told_of_and_mended_by_the_next_plan(
+    make_place: MakePlace,
+) -> None:
     """A limit of one token cuts every sample off: nothing is trained, and the limit is raised."""
     place = make_place({"generate.max_new_tokens": 1, "generate.shards": 1})
     run = place.run("--rounds", "2")
@@ -60,20 +70,27 @@ def test_a_weak_round_is_told_of_and_mended_by_the_next_plan(make_place: MakePla
     assert causes["truncation"] == "max_new_tokens as in the recipe → 2"
     assert "too_few_accepted" in causes
     assert mended["plan"]["max_new_tokens"] == 2
-    (confirmed,) = (one for one in mended["causes"] if one["name"] == "change_confirmed")
+    (confirmed,) = (
+        one for one in mended["causes"] if one["name"] == "change_confirmed"
+    )
     assert "samples_finished went from 0 to 1, as predicted" in confirmed["evidence"]
     # The champion was neither trained nor measured again, and its share of alpha is still there.
     assert run.task_status["train-r1"] == run.task_status["evaluate-r1"] == "reused"
     assert len(train_receipts(place)) == 2
     assert "needed 0.8)" in mended["why"]
     said = " ".join(run.said.split())
-    assert "select-r1: nothing is trained in this round: 0 of 100 samples accepted" in said
+    assert (
+        "select-r1: nothing is trained in this round: 0 of 100 samples accepted" in said
+    )
     assert_published(place, run, champion_round=2)
     remark = "In round 1 too few samples were accepted, so no candidate was trained."
     for told in (place.cli("status").stdout, Path(run.told["report"]).read_text()):
         assert remark in " ".join(told.split())
     samples = " ".join(place.cli("samples", "--round", "1").stdout.split())
-    assert "round 1: unfinished 100 nothing was trained: 0 of 100 samples accepted" in samples
+    assert (
+        "round 1: unfinished 100 nothing was trained: 0 of 100 samples accepted"
+        in samples
+    )
     assert place.cli("verify").returncode == 0
 
 
@@ -83,10 +100,15 @@ def test_a_weak_round_without_a_remedy_ends_the_campaign_with_its_champion(
     """Greedy samples stay what they are, whatever the plan changes."""
     place = make_place({"select.min_accepted": 100, "generate.shards": 1})
     run = place.run("--rounds", "2")
-    assert run.executed == [*ROUND_0, *round_tasks(1, 1), "pass-through-r2", *END], run.said
+    assert run.executed == [*ROUND_0, *round_tasks(1, 1), "pass-through-r2", *END], (
+        run.said
+    )
     assert (run.code, run.told["stop"], run.errors) == (1, "weak", [])
     assert run.verdicts == ["promoted", "rejected"]
-    assert "of 100 samples accepted, select.min_accepted is 100" in run.told["rounds"][1]["why"]
+    assert (
+        "of 100 samples accepted, select.min_accepted is 100"
+        in run.told["rounds"][1]["why"]
+    )
     status = " ".join(place.cli("status").stdout.split())
     assert "the plan has nothing left to change about it" in status
     assert_published(place, run, champion_round=0)
@@ -107,12 +129,21 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
     verdict, *failures = webhook.texts
     assert "round 0: promoted; the candidate has accuracy" in verdict
     assert ["failed in select-r1: " in failure for failure in failures] == [True, True]
-    everything = run.said + Path(run.told["log"]).read_text() + Path(run.told["report"]).read_text()
+    everything = (
+        run.said
+        + Path(run.told["log"]).read_text()
+        + Path(run.told["report"]).read_text()
+    )
     assert "a-secret" not in everything
     set_key(place.document, "notify", None)
     stopped = [*ROUND_0, "generate-r1", "generate-r1", "select-r1", "report"]
     assert run.executed == stopped, run.said
-    assert (run.code, run.told["exit_code"], run.told["published"], run.told["model"]) == (
+    assert (
+        run.code,
+        run.told["exit_code"],
+        run.told["published"],
+        run.told["model"],
+    ) == (
         2,
         2,
         False,
@@ -129,9 +160,9 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
     # The same again fails the same way, without repeating what is done.
     assert (again.code, again.executed) == (2, stopped)
     assert again.task_status.pop("select-r1") == "failed"
-    assert {name for name, status in again.task_status.items() if status != "reused"} == {
-        "select-r1"
-    }
+    assert {
+        name for name, status in again.task_status.items() if status != "reused"
+    } == {"select-r1"}
 
     # With the recipe mended only what depends on the change is done: nothing is trained or sampled
     # again.
@@ -139,7 +170,9 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
         "--rounds", "2", "--set", "select.reward=null", "--set", "decide.max_rounds=1"
     )
     # Fewer rounds than are unrolled.
-    assert plain.executed == [*ROUND_0, *round_tasks(1), "pass-through-r2", *END], plain.said
+    assert plain.executed == [*ROUND_0, *round_tasks(1), "pass-through-r2", *END], (
+        plain.said
+    )
     assert (plain.code, plain.told["stop"]) == (1, "max_rounds")
     assert plain.verdicts == ["promoted", "promoted"]
     assert_published(place, plain, champion_round=1)
@@ -180,7 +213,9 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
     assert_published(place, mended, champion_round=1)
 
 
-def test_adapters_go_on_from_round_to_round_beside_one_frozen_base(make_place: MakePlace) -> None:
+def test_adapters_go_on_from_round_to_round_beside_one_frozen_base(
+    make_place: MakePlace,
+) -> None:
     place = make_place(
         {
             "train.lora": {"rank": 8, "unfrozen_layers": 1},
@@ -192,7 +227,9 @@ def test_adapters_go_on_from_round_to_round_beside_one_frozen_base(make_place: M
     run = place.run("--rounds", "1")
     assert run.executed == [*ROUND_0, *round_tasks(1), *END], run.said
     receipts = [Receipt.from_bytes(data) for data in train_receipts(place)]
-    assert {name for one in receipts for name in one.objects if name.startswith("adapter/")} == {
+    assert {
+        name for one in receipts for name in one.objects if name.startswith("adapter/")
+    } == {
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "adapter/structure.json",
@@ -230,7 +267,11 @@ def test_adapters_are_added_to_a_champion_that_was_trained_in_full_and_are_publi
     [added] = set(train_receipts(place)) - trained_in_full
     receipt = Receipt.from_bytes(added)
     assert receipt.config["frozen"] == "champion"
-    assert {name.partition("/")[0] for name in receipt.objects} == {"model", "adapter", "log.jsonl"}
+    assert {name.partition("/")[0] for name in receipt.objects} == {
+        "model",
+        "adapter",
+        "log.jsonl",
+    }
     assert run.verdicts[-1] == "promoted", run.told["rounds"][-1]
     # Evaluated, and published, is one whole model.
     assert_published(place, run, champion_round=1)
@@ -238,7 +279,9 @@ def test_adapters_are_added_to_a_champion_that_was_trained_in_full_and_are_publi
     assert not list(published.glob("adapter*"))
 
 
-def test_inserted_layers_go_on_from_round_to_round_and_are_published(make_place: MakePlace) -> None:
+def test_inserted_layers_go_on_from_round_to_round_and_are_published(
+    make_place: MakePlace,
+) -> None:
     place = make_place(
         {
             "train.layers": {"extra": 1},
@@ -249,7 +292,9 @@ def test_inserted_layers_go_on_from_round_to_round_and_are_published(make_place:
     run = place.run("--rounds", "1")
     assert run.executed == [*ROUND_0, *round_tasks(1), *END], run.said
     receipts = [Receipt.from_bytes(content) for content in train_receipts(place)]
-    assert [one.config["layers"] for one in receipts] == [{"extra": 1, "trained": "all"}] * 2
+    assert [one.config["layers"] for one in receipts] == [
+        {"extra": 1, "trained": "all"}
+    ] * 2
     trained = sorted(
         (read_summary(one, TrainSummary) for one in receipts), key=lambda one: one.round
     )
@@ -276,14 +321,18 @@ def test_a_layer_that_reflection_inserts_is_judged_by_the_dev_loss_it_predicted(
     run = place.run("--rounds", "2")
     _, first, second = run.told["rounds"]
     changes = {cause["name"]: cause["change"] for cause in first["causes"]}
-    assert changes["too_little_capacity"] == "layers 0, all trained → +1, all trained", run.said
+    assert (
+        changes["too_little_capacity"] == "layers 0, all trained → +1, all trained"
+    ), run.said
     assert second["plan"]["layers"] == {"extra": 1, "trained": "all"}
     receipts = [Receipt.from_bytes(content) for content in train_receipts(place)]
     depths = {}
     for receipt in receipts:
         model_config = receipt.objects["model/config.json"].sha256
         document = json.loads((place.store / object_key(model_config)).read_text())
-        depths[read_summary(receipt, TrainSummary).round] = document["num_hidden_layers"]
+        depths[read_summary(receipt, TrainSummary).round] = document[
+            "num_hidden_layers"
+        ]
     assert depths == {0: 2, 1: 2, 2: 3}
     fall = first["measures"]["dev_loss"] - second["measures"]["dev_loss"]
     came_true = fall > LOSS_MOVED * first["measures"]["dev_loss"]
@@ -293,4 +342,6 @@ def test_a_layer_that_reflection_inserts_is_judged_by_the_dev_loss_it_predicted(
 
 
 def train_receipts(place: Place) -> list[bytes]:
-    return [content for ref, content in place.receipts().items() if ref.startswith("train/")]
+    return [
+        content for ref, content in place.receipts().items() if ref.startswith("train/")
+    ]

@@ -34,7 +34,11 @@ from tests.waiting import wait_until
 def test_all_unrolled_rounds_run_until_max_rounds(whole: tuple[Place, Run]) -> None:
     place, run = whole
     assert run.executed == [*ROUND_0, *round_tasks(1), *round_tasks(2), *END], run.said
-    assert (run.code, run.told["stop"], run.told["target_met"]) == (1, "max_rounds", False)
+    assert (run.code, run.told["stop"], run.told["target_met"]) == (
+        1,
+        "max_rounds",
+        False,
+    )
     assert run.verdicts == ["promoted", "promoted", "promoted"]
     assert run.accuracies == sorted(run.accuracies)
     assert_published(place, run, champion_round=2)
@@ -49,7 +53,11 @@ def test_rounds_after_the_target_only_hand_the_state_on(
     _, before = whole
     threshold = (before.accuracies[1] + before.accuracies[2]) / 2
     place = make_place(
-        {"decide.goal.threshold": threshold, "decide.max_rounds": 4, "generate.shards": 1}
+        {
+            "decide.goal.threshold": threshold,
+            "decide.max_rounds": 4,
+            "generate.shards": 1,
+        }
     )
     run = place.run("--rounds", "4")
     assert run.executed == [
@@ -91,7 +99,10 @@ def test_a_first_stage_that_ruins_the_users_model_is_rejected_and_nothing_publis
     assert run.told["base_score"] == run.told["champion_score"] == taught.accuracies[2]
     assert run.accuracies[0] < run.accuracies[1] == run.told["base_score"]
     assert not (place.store / "models").exists()
-    assert "Nothing was released: the champion is the base" in Path(run.told["report"]).read_text()
+    assert (
+        "Nothing was released: the champion is the base"
+        in Path(run.told["report"]).read_text()
+    )
     assert place.cli("verify").returncode == 0
 
 
@@ -133,9 +144,18 @@ def test_a_second_start_repeats_nothing(whole: tuple[Place, Run]) -> None:
     assert again.told["rounds"] == first.told["rounds"]
 
 
-def test_a_run_goes_on_from_a_state_with_global_round_numbers(whole: tuple[Place, Run]) -> None:
+def test_a_run_goes_on_from_a_state_with_global_round_numbers(
+    whole: tuple[Place, Run],
+) -> None:
     place, first = whole
-    longer = ("--rounds", "1", "--set", "decide.max_rounds=3", "--resume-from", first.told["state"])
+    longer = (
+        "--rounds",
+        "1",
+        "--set",
+        "decide.max_rounds=3",
+        "--resume-from",
+        first.told["state"],
+    )
     run = place.run(*longer)
     assert run.executed == [
         "prepare",
@@ -148,11 +168,18 @@ def test_a_run_goes_on_from_a_state_with_global_round_numbers(whole: tuple[Place
     assert [one["round"] for one in run.told["rounds"]] == [0, 1, 2, 3]
     assert run.accuracies[:3] == first.accuracies
     assert (run.code, run.told["stop"]) == (1, "max_rounds")
-    names = {"prepare", "publish", "generate-r3-s0", "generate-r3-s1", *round_tasks(3)} - {
-        "generate-r3"
-    }
+    names = {
+        "prepare",
+        "publish",
+        "generate-r3-s0",
+        "generate-r3-s1",
+        *round_tasks(3),
+    } - {"generate-r3"}
     # The base was measured by the earlier run.
-    assert run.task_status == {**dict.fromkeys(names, "done"), "evaluate-base": "reused"}
+    assert run.task_status == {
+        **dict.fromkeys(names, "done"),
+        "evaluate-base": "reused",
+    }
     assert run.told["run_id"] != first.told["run_id"]
     # Back to the beginning of the campaign, in the earlier run.
     verified = json.loads(place.cli("verify", run.told["run_id"], "--json").stdout)
@@ -170,17 +197,26 @@ def test_a_campaign_in_a_bucket_has_the_receipts_of_one_in_a_folder(
     place = make_place(store_uri=uri, extra=s3_server.environment)
     run = place.run("--rounds", "2")
     assert run.executed == [*ROUND_0, *round_tasks(1), *round_tasks(2), *END], run.said
-    assert (run.code, run.verdicts, run.accuracies) == (1, expected.verdicts, expected.accuracies)
+    assert (run.code, run.verdicts, run.accuracies) == (
+        1,
+        expected.verdicts,
+        expected.accuracies,
+    )
     assert run.told["store"] == uri
     assert SECRET_KEY not in run.said + json.dumps(run.told)
 
     store = open_store(uri, s3_server.environment)
-    stored = {key.removeprefix("steps/").removesuffix(".json"): key for key in store.list("steps/")}
+    stored = {
+        key.removeprefix("steps/").removesuffix(".json"): key
+        for key in store.list("steps/")
+    }
     receipts = {ref: store.get_bytes(key) for ref, key in stored.items()}
     assert state_object(run, receipts) == state_object(expected, folder.receipts())
     in_folder = folder.receipts()
     assert receipts == {ref: data for ref, data in in_folder.items() if ref in receipts}
-    assert f"{run.told['model']}model.safetensors" in list(store.list(run.told["model"]))
+    assert f"{run.told['model']}model.safetensors" in list(
+        store.list(run.told["model"])
+    )
 
     verified = place.cli("verify", "--json")
     assert verified.returncode == 0, verified.stderr
@@ -208,7 +244,9 @@ def test_a_killed_run_is_finished_by_the_same_command_with_the_same_receipts(
     reused = {name for name, status in run.task_status.items() if status == "reused"}
     assert reused == {*ROUND_0, "generate-r1-s0", "generate-r1-s1", "select-r1"}
     assert run.errors == []
-    assert state_object(run, place.receipts()) == state_object(uninterrupted, other.receipts())
+    assert state_object(run, place.receipts()) == state_object(
+        uninterrupted, other.receipts()
+    )
     made = place.receipts()
     assert made == {ref: data for ref, data in other.receipts().items() if ref in made}
 

@@ -57,7 +57,9 @@ def test_a_real_language_model_goes_through_a_whole_round_and_is_ready_to_use(
     tmp_path: Path, server: TaskServer
 ) -> None:
     store = f"file://{tmp_path}/store"
-    settings = [word for key, value in CUT.items() for word in ("--set", f"{key}={value}")]
+    settings = [
+        word for key, value in CUT.items() for word in ("--set", f"{key}={value}")
+    ]
     command = [
         sys.executable,
         "pipeline.py",
@@ -70,7 +72,9 @@ def test_a_real_language_model_goes_through_a_whole_round_and_is_ready_to_use(
     ]
     done = call([*command, *settings], REPOSITORY, os.environ, 1700, server)
     assert done.returncode == 1, done.stderr
-    context = make_context(store, {**os.environ, "RATCHET_CACHE": f"{tmp_path}/store-cache"})
+    context = make_context(
+        store, {**os.environ, "RATCHET_CACHE": f"{tmp_path}/store-cache"}
+    )
     view = load_run(context, json.loads(done.stdout)["run_id"])
     assert view.state is not None
     assert len(view.state.history) == 2
@@ -79,15 +83,20 @@ def test_a_real_language_model_goes_through_a_whole_round_and_is_ready_to_use(
     trained = read_summary(read_receipt(context, receipts[0]["train"]), TrainSummary)
     assert trained.final_loss < trained.first_loss
     assert view.state.history[1].accepted > 0
-    measured = read_summary(read_receipt(context, receipts[1]["evaluate"]), EvaluateSummary)
+    measured = read_summary(
+        read_receipt(context, receipts[1]["evaluate"]), EvaluateSummary
+    )
     assert measured.perplexity is not None
     assert 5 < measured.perplexity < 100
     assert measured.pass_at_k is not None
     assert set(measured.slices) == {
-        f"task={name}" for name in ("chain_sum", "decimal_chain_sum", "gcd", "family_relationships")
+        f"task={name}"
+        for name in ("chain_sum", "decimal_chain_sum", "gcd", "family_relationships")
     }
 
-    published = next(task.last.receipt for task in view.tasks if task.last.step == "publish")
+    published = next(
+        task.last.receipt for task in view.tasks if task.last.step == "publish"
+    )
     files = read_receipt(context, published).objects
     # So few prompts prove no gain, so the base stays the champion, and a card says so.
     assert view.publication is not None

@@ -9,7 +9,13 @@ from components.report.runs import begun_runs, load_run
 from tests.pipeline.campaigns import Place
 from tests.pipeline.conftest import MakePlace
 
-SWEEP = ("recipe.yaml", "--json", "--rounds=1", "--over", "select.labelled_share=0.4,0.6")
+SWEEP = (
+    "recipe.yaml",
+    "--json",
+    "--rounds=1",
+    "--over",
+    "select.labelled_share=0.4,0.6",
+)
 
 
 def swept(place: Place, *arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -17,7 +23,9 @@ def swept(place: Place, *arguments: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads(done.stdout), done.stderr
 
 
-def test_a_sweep_does_shared_work_once_and_continues_where_it_was(make_place: MakePlace) -> None:
+def test_a_sweep_does_shared_work_once_and_continues_where_it_was(
+    make_place: MakePlace,
+) -> None:
     place = make_place({"decide.max_rounds": 1})
     # A sweep that got no further than its first combination.
     first = place.run(
@@ -40,7 +48,13 @@ def test_a_sweep_does_shared_work_once_and_continues_where_it_was(make_place: Ma
     assert "2 of 2: select.labelled_share=0.6" in said
     second = load_run(place.context, runs[1]["run_id"])
     status = {task.name: task.status for task in second.tasks}
-    shared = ("evaluate-base", "train-r0", "evaluate-r0", "generate-r1-s0", "generate-r1-s1")
+    shared = (
+        "evaluate-base",
+        "train-r0",
+        "evaluate-r0",
+        "generate-r1-s0",
+        "generate-r1-s1",
+    )
     assert [status[name] for name in shared] == ["reused"] * 5
     assert status["train-r1"] == "done"
     # Trials open and release nothing.

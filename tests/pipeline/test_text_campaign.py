@@ -47,7 +47,9 @@ def test_raw_text_alone_makes_a_campaign_that_is_decided_by_perplexity(
     assert "perplexity -" in first["why"]
     # The release compares by perplexity too, and the page tells it by its name.
     assert run.told["published"]
-    page = (place.store / "runs" / run.told["run_id"] / "report.html").read_text(encoding="utf-8")
+    page = (place.store / "runs" / run.told["run_id"] / "report.html").read_text(
+        encoding="utf-8"
+    )
     assert "validation perplexity went from the base model" in page
     listed = json.loads(place.cli("releases", "self-augmentation", "--json").stdout)
     line = listed["lines"][-1]

@@ -38,7 +38,11 @@ def cases(campaign: SmallCampaign) -> Iterator[Case]:
 
 def _leaks(campaign: SmallCampaign, step: str, name: str) -> str:
     canary = _secret_of(name)
-    files = [path for path in (campaign.folder / f"after-{step}").rglob("*") if path.is_file()]
+    files = [
+        path
+        for path in (campaign.folder / f"after-{step}").rglob("*")
+        if path.is_file()
+    ]
     found = [path.name for path in files if canary in path.read_bytes()]
     if canary in campaign.said[step].encode():
         found.append("what it said")

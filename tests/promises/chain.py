@@ -32,7 +32,9 @@ def released_campaign(context: Context) -> tuple[Campaign, Receipt]:
     first.prepare()
     for number in range(NUM_ROUNDS // 2):
         first.round(number, 0.1 * number, "promoted")
-    later = Campaign(context, {**RECIPE, "decide": {**RECIPE["decide"], "max_rounds": NUM_ROUNDS}})
+    later = Campaign(
+        context, {**RECIPE, "decide": {**RECIPE["decide"], "max_rounds": NUM_ROUNDS}}
+    )
     later.go_on(first)
     for number in range(NUM_ROUNDS // 2, NUM_ROUNDS):
         later.round(number, 0.09 * number, "promoted")
@@ -48,7 +50,9 @@ def released_campaign(context: Context) -> tuple[Campaign, Receipt]:
         publish=released.ref,
         publish_digest=released.digest,
         weights=ledger.weights_digest(released, ""),
-        files={name: released.objects[name].sha256 for name in ledger.model_files(released)},
+        files={
+            name: released.objects[name].sha256 for name in ledger.model_files(released)
+        },
         run_id=later.run_id,
         state=state.ref,
         recipe="by hand",
@@ -71,17 +75,23 @@ def cases(context: Context, store_folder: Path) -> Iterator[Case]:
     yield Case("nothing changed", partial(_check, context, campaign.run_id, None))
     for path in sorted((store_folder / "steps").rglob("*.json")):
         name = path.relative_to(store_folder).as_posix()
-        yield Case(name, partial(_changed, context, campaign.run_id, path, _other_receipt))
+        yield Case(
+            name, partial(_changed, context, campaign.run_id, path, _other_receipt)
+        )
     for path in sorted((store_folder / "objects").rglob("*")):
         if path.is_file() and path.stat().st_size:
             name = path.relative_to(store_folder).as_posix()
-            yield Case(name, partial(_changed, context, campaign.run_id, path, _other_bytes))
+            yield Case(
+                name, partial(_changed, context, campaign.run_id, path, _other_bytes)
+            )
     for path in (
         store_folder / keys.model_prefix(NAME, "v1") / "model.safetensors",
         store_folder / keys.release_key(NAME, 1),
     ):
         name = path.relative_to(store_folder).as_posix()
-        yield Case(name, partial(_changed, context, campaign.run_id, path, _other_bytes))
+        yield Case(
+            name, partial(_changed, context, campaign.run_id, path, _other_bytes)
+        )
 
 
 def _other_receipt(data: bytes) -> bytes:

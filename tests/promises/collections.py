@@ -92,7 +92,8 @@ class Turns:
                     self._choose()
 
         threads = [
-            threading.Thread(target=act, args=actor, name=actor[0]) for actor in actors.items()
+            threading.Thread(target=act, args=actor, name=actor[0])
+            for actor in actors.items()
         ]
         for thread in threads:
             thread.start()
@@ -122,7 +123,9 @@ class Turns:
         if not self._gates or self._waited.keys() != self._gates.keys():
             return
         names = sorted(self._waited)
-        awake = [name for name in names if self._asleep[name] <= self._waited[name]] or names
+        awake = [
+            name for name in names if self._asleep[name] <= self._waited[name]
+        ] or names
         longest = max(awake, key=lambda name: self._waited[name])
         is_overdue = self._waited[longest] >= self._longest_wait
         chosen = longest if is_overdue else self._draw.choice(awake)
@@ -158,7 +161,9 @@ class SteppedStore:
         if self.calls_left < 0:
             raise Killed
 
-    def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
+    def put_file(
+        self, key: str, path: Path, sha256: str, *, give: bool = False
+    ) -> None:
         """Store a file, in the two calls that it takes on a bucket: a look, and the upload."""
         self._turn()
         if key.endswith(sha256) and self.store.size(key) == path.stat().st_size:
@@ -169,7 +174,11 @@ class SteppedStore:
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Store a document."""
-        self._turn(NAP_CHANCE if key.startswith(("steps/", "attempts/", "condemned/")) else 0.02)
+        self._turn(
+            NAP_CHANCE
+            if key.startswith(("steps/", "attempts/", "condemned/"))
+            else 0.02
+        )
         is_written = self.store.put_bytes(key, data, if_absent=if_absent)
         if is_written:
             self.modified[key] = self.turns.now
@@ -228,7 +237,9 @@ class History:
     had: dict[tuple[str, str], set[tuple[str, int]]] = field(default_factory=dict)
     """(run, step/key) → (digest, size) of the objects that were there."""
 
-    def write(self, context: Context, run_id: str, *, steps: int = STEPS_PER_WRITER) -> None:
+    def write(
+        self, context: Context, run_id: str, *, steps: int = STEPS_PER_WRITER
+    ) -> None:
         """Carry out some steps of a run; the same steps again after a kill."""
         draw = random.Random(run_id)
         for number in range(steps):
@@ -250,11 +261,16 @@ class History:
                 address = find(self.plain.store, sha256, size)
                 if address is None:
                     yield f"{run_id}: {sha256[:8]} of {ref} is lost"
-                elif hashlib.sha256(self.plain.store.get_bytes(address)).hexdigest() != sha256:
+                elif (
+                    hashlib.sha256(self.plain.store.get_bytes(address)).hexdigest()
+                    != sha256
+                ):
                     yield f"{run_id}: {address} has other bytes"
 
 
-def write_alone(uri: str, environment: dict[str, str], folder: str, run_id: str) -> None:
+def write_alone(
+    uri: str, environment: dict[str, str], folder: str, run_id: str
+) -> None:
     """Carry out a run in a process of its own, and write what it had to `folder/RUN_ID.json`."""
     cache = {"RATCHET_CACHE": str(Path(folder) / run_id)}
     context = make_context(uri, {**environment, **cache})
@@ -267,10 +283,15 @@ def write_alone(uri: str, environment: dict[str, str], folder: str, run_id: str)
 def had_by(folder: Path, run_id: str) -> dict[tuple[str, str], set[tuple[str, int]]]:
     """Return what a run had that `write_alone` carried out."""
     had = json.loads((folder / f"{run_id}.json").read_text())
-    return {(run_id, ref): {(digest, size) for digest, size in objects} for ref, objects in had}
+    return {
+        (run_id, ref): {(digest, size) for digest, size in objects}
+        for ref, objects in had
+    }
 
 
-def _commit(context: Context, run_id: str, number: int, setting: int, blobs: list[int]) -> Receipt:
+def _commit(
+    context: Context, run_id: str, number: int, setting: int, blobs: list[int]
+) -> Receipt:
     def work(folder: Path) -> Nothing:
         for blob in blobs:
             (folder / f"blob-{blob}").write_bytes(BLOBS[blob])
@@ -278,7 +299,9 @@ def _commit(context: Context, run_id: str, number: int, setting: int, blobs: lis
 
     task = Task(run_id=run_id, name=f"mix-{number}", round=0)
     config: dict[str, Any] = {"setting": setting, "blobs": [*blobs]}
-    return commit_once(context, task, "mix", config=config, inputs={}, seed=0, work=work)
+    return commit_once(
+        context, task, "mix", config=config, inputs={}, seed=0, work=work
+    )
 
 
 def end_run(context: Context, run_id: str) -> None:
@@ -303,10 +326,14 @@ def end_run(context: Context, run_id: str) -> None:
         )
 
     task = Task(run_id=run_id, name="publish", round=0)
-    commit_once(context, task, "publish", config={"run": run_id}, inputs={}, seed=0, work=work)
+    commit_once(
+        context, task, "publish", config={"run": run_id}, inputs={}, seed=0, work=work
+    )
 
 
-def cases(make_context: Callable[[str], Context], count: int, *, begin: int = 0) -> Iterator[Case]:
+def cases(
+    make_context: Callable[[str], Context], count: int, *, begin: int = 0
+) -> Iterator[Case]:
     """Yield that many histories, each in an empty store.
 
     Args:

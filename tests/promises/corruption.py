@@ -43,7 +43,9 @@ def _work(folder: Path) -> Scores:
 def committed(context: Context) -> Receipt:
     """Return the receipt of a piece of work, stored and cached."""
     task = Task(run_id="run-1", name="train-r1", round=1)
-    return commit_once(context, task, "train", config={"steps": 200}, inputs={}, seed=7, work=_work)
+    return commit_once(
+        context, task, "train", config={"steps": 200}, inputs={}, seed=7, work=_work
+    )
 
 
 def _flip_bit(data: bytes, draw: random.Random) -> bytes:
@@ -79,7 +81,13 @@ def _swap_halves(data: bytes, draw: random.Random) -> bytes:
 
 
 Change = Callable[[bytes, random.Random], bytes]
-OF_DOCUMENTS: tuple[Change, ...] = (_flip_bit, _other_digit, _other_digit, _zero_block, _cut_off)
+OF_DOCUMENTS: tuple[Change, ...] = (
+    _flip_bit,
+    _other_digit,
+    _other_digit,
+    _zero_block,
+    _cut_off,
+)
 OF_BYTES: tuple[Change, ...] = (_flip_bit, _zero_block, _swap_halves, _cut_off, _append)
 
 
@@ -108,7 +116,10 @@ def cases(
     yield from _changed(
         per_kind,
         _Target(
-            "receipt", store_folder / address, OF_DOCUMENTS, partial(_read_it, context, receipt)
+            "receipt",
+            store_folder / address,
+            OF_DOCUMENTS,
+            partial(_read_it, context, receipt),
         ),
         _Target("object", object_path, OF_BYTES, partial(_fetch_it, context, receipt)),
         _Target("cache", cached_path, OF_BYTES, partial(_use_cache, context, receipt)),
@@ -137,7 +148,9 @@ def _changed(per_kind: int, *targets: _Target) -> Iterator[Case]:
             for number in range(per_kind):
                 seed = 1_000_000 * way + number
                 title = f"{target.name}, {change.__name__.strip('_')}, {number}"
-                yield Case(title, partial(_check, target.path, change, seed, target.use))
+                yield Case(
+                    title, partial(_check, target.path, change, seed, target.use)
+                )
 
 
 def _line_of_ledger(context: Context, store_folder: Path) -> _Target:
@@ -158,7 +171,9 @@ def _batch_of_verdicts(context: Context, store_folder: Path) -> _Target:
 
     def use() -> str:
         try:
-            return f"changed verdicts were believed: {read_batches(context, 'run-1', 1)}"
+            return (
+                f"changed verdicts were believed: {read_batches(context, 'run-1', 1)}"
+            )
         except Corrupt:
             return ""
 
@@ -205,7 +220,11 @@ class Checkpoint:
 
     def _use(self) -> str:
         found = self._checkpoints.newest()
-        return "" if found is None else f"a changed checkpoint was used: step {found.receipt.step}"
+        return (
+            ""
+            if found is None
+            else f"a changed checkpoint was used: step {found.receipt.step}"
+        )
 
 
 def _check(path: Path, change: Change, seed: int, use: Callable[[], str]) -> str:
@@ -238,7 +257,9 @@ def _fetch_it(context: Context, receipt: Receipt) -> str:
     empty_cache = Cache(context.scratch.parent / "another-cache")
     ref = receipt.objects[FILE]
     try:
-        empty_cache.get(context.store, keys.object_key(ref.sha256), ref.sha256, ref.size)
+        empty_cache.get(
+            context.store, keys.object_key(ref.sha256), ref.sha256, ref.size
+        )
     except Corrupt:
         return ""
     return "a changed object was used"
@@ -249,4 +270,6 @@ def _use_cache(context: Context, receipt: Receipt) -> str:
     cache = Cache(context.cache.folder)
     ref = receipt.objects[FILE]
     path = cache.get(context.store, keys.object_key(ref.sha256), ref.sha256, ref.size)
-    return "" if path.read_bytes() == WEIGHTS else "a changed file of the cache was used"
+    return (
+        "" if path.read_bytes() == WEIGHTS else "a changed file of the cache was used"
+    )

@@ -48,7 +48,11 @@ def count(promise: str, cases: Iterable[Case], workers: int = 1) -> Count:
         running = [(case.name, pool.submit(case.check)) for case in cases]
         for name, future in running:
             error = future.exception()
-            fault = f"{type(error).__name__}: {error}" if error is not None else future.result()
+            fault = (
+                f"{type(error).__name__}: {error}"
+                if error is not None
+                else future.result()
+            )
             outcome.add(name, fault)
     print(outcome, flush=True)
     for line in outcome.broken[:MAX_SHOWN]:

@@ -32,7 +32,17 @@ TEXTS = (
 )
 NUMBERS = (0, -1, 10**400, 1e308, float("inf"), float("nan"), -0.0, 2**63)
 GOOD = b'{"prompt": "2+2", "completion": "4"}\n'
-NAMES = ("prompt", "completion", "text", "label", "messages", "question", "answer", "id", "\ud800")
+NAMES = (
+    "prompt",
+    "completion",
+    "text",
+    "label",
+    "messages",
+    "question",
+    "answer",
+    "id",
+    "\ud800",
+)
 
 
 def cases(folder: Path, count: int, seed: int = 0) -> Iterator[Case]:
@@ -76,7 +86,11 @@ def _document(draw: random.Random) -> bytes:
     data = text.encode("utf-8", errors="surrogatepass")
     if draw.random() < 0.3:
         position = draw.randrange(len(data))
-        data = data[:position] + draw.randbytes(draw.randrange(1, 4)) + data[position + 1 :]
+        data = (
+            data[:position]
+            + draw.randbytes(draw.randrange(1, 4))
+            + data[position + 1 :]
+        )
     if draw.random() < 0.1:
         data = data[: draw.randrange(1, len(data) + 1)]
     return data + b"\n" * draw.randrange(3)
@@ -95,7 +109,10 @@ def _value(draw: random.Random, depth: int) -> Any:
     if kind < 4:
         return draw.choice((*NUMBERS, None, True, False))
     if kind == 4:
-        return {draw.choice(NAMES): _value(draw, depth + 1) for _ in range(draw.randrange(3))}
+        return {
+            draw.choice(NAMES): _value(draw, depth + 1)
+            for _ in range(draw.randrange(3))
+        }
     if kind == 5:
         return [_value(draw, depth + 1) for _ in range(draw.randrange(3))]
     role = draw.choice(("user", "assistant", "system", "\ud800", "", 3))

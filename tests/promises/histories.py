@@ -56,13 +56,19 @@ def _history(context: Context, number: int) -> str:
     begin = threading.Barrier(NUM_WRITERS)
     writer = partial(_write, context, name, moments, begin)
     with ThreadPoolExecutor(NUM_WRITERS) as pool:
-        calls = [call for calls in pool.map(writer, range(NUM_WRITERS)) for call in calls]
+        calls = [
+            call for calls in pool.map(writer, range(NUM_WRITERS)) for call in calls
+        ]
     final = tuple(line.version for line in read_lines(context, name))
     return judge(calls, final)
 
 
 def _write(
-    context: Context, name: str, moments: Iterator[int], begin: threading.Barrier, writer: int
+    context: Context,
+    name: str,
+    moments: Iterator[int],
+    begin: threading.Barrier,
+    writer: int,
 ) -> list[Call]:
     draw = random.Random(f"{name} {writer}")
     calls = []

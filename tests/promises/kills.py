@@ -66,13 +66,17 @@ def kill_points(folder: Path, reached: Callable[[int], None]) -> Callable[[], No
         # Imported before, where a model is trained; elsewhere it is not worth the time.
         engine = sys.modules.get("deepspeed.runtime.engine")
         if engine is not None:
-            optimize = _counted(engine.DeepSpeedEngine.step, lambda: reached(next(numbers)))
+            optimize = _counted(
+                engine.DeepSpeedEngine.step, lambda: reached(next(numbers))
+            )
             engine.DeepSpeedEngine.step = optimize
 
     return arm
 
 
-def _counted(function: Callable[..., Any], count: Callable[[], None]) -> Callable[..., Any]:
+def _counted(
+    function: Callable[..., Any], count: Callable[[], None]
+) -> Callable[..., Any]:
     def counting(*arguments: Any, **named: Any) -> Any:
         count()
         return function(*arguments, **named)
@@ -122,7 +126,9 @@ def _killed_at(campaign: SmallCampaign, step: str, number: int) -> str:
         return f"it ended with status {ended.status} instead of being killed: {ended.said[-300:]}"
     is_done = any((campaign.store / "steps" / step).glob("*.json"))
     saved_step = _saved_step(campaign) if step == "train" and not is_done else None
-    saved_tokens = _saved_tokens(campaign) if step == "generate" and not is_done else None
+    saved_tokens = (
+        _saved_tokens(campaign) if step == "generate" and not is_done else None
+    )
     again = campaign.carry_out(step)
     if again.status:
         return f"again it ended with status {again.status}: {again.said[-300:]}"
@@ -155,7 +161,9 @@ def kill_at(campaign: SmallCampaign, step: str, number: int) -> Ended:
 def _saved_step(campaign: SmallCampaign) -> int | None:
     """Return the step of the newest whole checkpoint that a killed training left; None if none."""
     receipts = (campaign.store / "progress" / "train").glob("*/step-*.json")
-    return max((json.loads(path.read_text())["step"] for path in receipts), default=None)
+    return max(
+        (json.loads(path.read_text())["step"] for path in receipts), default=None
+    )
 
 
 def _saved_tokens(campaign: SmallCampaign) -> int:
@@ -185,7 +193,9 @@ def random_cases(counted: Counted, count: int, seed: int = 5) -> Iterator[Case]:
         delays = [draw.uniform(0.0, LONGEST_SECONDS) for _ in range(KILLS_IN_A_ROW)]
         row = _Row(counted.campaign, step, delays)
         for place in range(KILLS_IN_A_ROW):
-            yield Case(f"{step}, row {number}, kill {place}", partial(row.fault_of, place))
+            yield Case(
+                f"{step}, row {number}, kill {place}", partial(row.fault_of, place)
+            )
 
 
 class _Row:
@@ -200,11 +210,15 @@ class _Row:
         """Kill the step once more. Return what is wrong: after the last kill, of the whole row."""
         if place == 0:
             self.campaign.restore(self.step)
-        ended = self.campaign.carry_out(self.step, kill_after_seconds=self.delays[place])
+        ended = self.campaign.carry_out(
+            self.step, kill_after_seconds=self.delays[place]
+        )
         # It may have been quicker than the kill.
         if ended.status not in (KILLED, 0):
             return f"it ended with status {ended.status}: {ended.said[-300:]}"
         if place + 1 < len(self.delays):
             return ""
         again = self.campaign.carry_out(self.step)
-        return again.said[-300:] if again.status else self.campaign.difference(self.step)
+        return (
+            again.said[-300:] if again.status else self.campaign.difference(self.step)
+        )

@@ -40,7 +40,9 @@ class LyingStore:
         """URI of the store."""
         return self.store.root
 
-    def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
+    def put_file(
+        self, key: str, path: Path, sha256: str, *, give: bool = False
+    ) -> None:
         """Store a file."""
         self.store.put_file(key, path, sha256, give=give)
 
@@ -105,7 +107,9 @@ def _shuffled_and_twice(keys: list[str], prefix: str, draw: random.Random) -> li
     return twice
 
 
-def _with_what_is_deleted(keys: list[str], prefix: str, draw: random.Random) -> list[str]:
+def _with_what_is_deleted(
+    keys: list[str], prefix: str, draw: random.Random
+) -> list[str]:
     # Only progress is ever deleted.
     gone = [f"{prefix}step-99999999-0badc0de.json", f"{prefix}9999.json"]
     return [*keys, *gone] if prefix.startswith("progress/") else keys
@@ -128,16 +132,24 @@ def listing_cases(counted: Counted, per_way: int) -> Iterator[Case]:
             draw = random.Random(f"{step} {listing.__name__} {number}")
             point = draw.randrange(1, counted.points[step])
             check = partial(_goes_on, counted.campaign, step, point, listing, draw)
-            yield Case(f"{step}, listing {listing.__name__.strip('_')}, {number}", check)
+            yield Case(
+                f"{step}, listing {listing.__name__.strip('_')}, {number}", check
+            )
 
 
 def _goes_on(
-    campaign: SmallCampaign, step: str, point: int, listing: Listing, draw: random.Random
+    campaign: SmallCampaign,
+    step: str,
+    point: int,
+    listing: Listing,
+    draw: random.Random,
 ) -> str:
     ended = kill_at(campaign, step, point)
     if ended.status != KILLED:
         return f"not killed: {ended.said[-300:]}"
-    again = campaign.carry_out(step, surroundings=partial(_with_listings, listing, draw))
+    again = campaign.carry_out(
+        step, surroundings=partial(_with_listings, listing, draw)
+    )
     fault = again.said[-300:] if again.status else ""
     # What a listing does not show yet is not tidied up.
     return fault or campaign.difference(step, progress_may_stay=True)
@@ -195,7 +207,9 @@ def _with_clock(clock: Clock, context: Context) -> Context:
 def repetition_cases(counted: Counted) -> Iterator[Case]:
     """Yield each step carried out twice: side by side, and in a row."""
     for step in counted.points:
-        yield Case(f"{step}, side by side", partial(_side_by_side, counted.campaign, step))
+        yield Case(
+            f"{step}, side by side", partial(_side_by_side, counted.campaign, step)
+        )
     for step in counted.points:
         yield Case(f"{step}, twice in a row", partial(_twice, counted.campaign, step))
 
@@ -205,7 +219,9 @@ def _twice(campaign: SmallCampaign, step: str) -> str:
     fault = ""
     for _ in range(2):
         ended = campaign.carry_out(step)
-        fault = fault or (ended.said[-300:] if ended.status else campaign.difference(step))
+        fault = fault or (
+            ended.said[-300:] if ended.status else campaign.difference(step)
+        )
     return fault
 
 

@@ -88,7 +88,9 @@ def _one_long_list(path: Path, mebibytes: int) -> None:
     import pyarrow
 
     texts = _dictionary(mebibytes, text_bytes=1 << 20)
-    _write_parquet(path, {"messages": pyarrow.ListArray.from_arrays([0, mebibytes], texts)})
+    _write_parquet(
+        path, {"messages": pyarrow.ListArray.from_arrays([0, mebibytes], texts)}
+    )
 
 
 def _many_numbers(path: Path, mebibytes: int) -> None:
@@ -110,7 +112,9 @@ def _dictionary(rows: int, text_bytes: int) -> Any:
     import pyarrow
 
     indices = pyarrow.array([0] * rows, pyarrow.int32())
-    return pyarrow.DictionaryArray.from_arrays(indices, pyarrow.array(["x" * text_bytes]))
+    return pyarrow.DictionaryArray.from_arrays(
+        indices, pyarrow.array(["x" * text_bytes])
+    )
 
 
 def _write_parquet(path: Path, columns: dict[str, Any]) -> None:
@@ -168,8 +172,17 @@ def _judge(rss_mb: int) -> str:
 
 
 def _in_a_process(name: str, folder: Path, mebibytes: int) -> tuple[str, int]:
-    command = [sys.executable, "-m", "tests.promises.memory", name, str(folder), str(mebibytes)]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.promises.memory",
+        name,
+        str(folder),
+        str(mebibytes),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, text=True, capture_output=True, check=False
+    )
     if done.returncode:
         return done.stderr[-300:], 0
     answer = json.loads(done.stdout.splitlines()[-1])
@@ -190,7 +203,9 @@ def _most_memory_mb() -> int:
     """Return the most memory that this program had; the file was written by another."""
     # Not ru_maxrss: that counts what the process had before it became this program, which is the
     # memory of the tests that started it.
-    [line] = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    [line] = re.findall(
+        r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE
+    )
     return int(line) // 1024
 
 
@@ -232,7 +247,9 @@ def _write_samples(folder: Path, mebibytes: int) -> None:
         for number in range(mebibytes * 64):
             question = f"question {number}"
             identity = prompt_id(question)
-            prompt = Prompt(id=identity, text=question, verifier="exact", reference={"answer": "4"})
+            prompt = Prompt(
+                id=identity, text=question, verifier="exact", reference={"answer": "4"}
+            )
             prompts.write(prompt.model_dump_json() + "\n")
             for index in range(4):
                 sample = Sample(
@@ -263,7 +280,9 @@ def _sorted_samples(folder: Path) -> str:
         return RootModel[dict[str, int]]({})
 
     task = Task(run_id="run", name="generate", round=1)
-    shard = commit_once(context, task, "generate", config={}, inputs={}, seed=0, work=work)
+    shard = commit_once(
+        context, task, "generate", config={}, inputs={}, seed=0, work=work
+    )
     buckets = folder / "buckets"
     buckets.mkdir()
     count = 0

@@ -90,7 +90,9 @@ def cases(folder: Path) -> Iterator[Case]:
             title = f"{name}{', zipped' * zipped}{', alone' * alone}"
             write = partial(_pickled, name, zipped, alone)
             yield Case(title, partial(_check_model, folder, model, write))
-    for file, name in itertools.product(("config.json", "tokenizer_config.json"), CLASSES):
+    for file, name in itertools.product(
+        ("config.json", "tokenizer_config.json"), CLASSES
+    ):
         write = partial(_remote, file, name)
         yield Case(f"{file}: {name}", partial(_check_model, folder, model, write))
     for template in TEMPLATES:
@@ -113,10 +115,14 @@ def _pickled(name: str, zipped: bool, alone: bool, model: Path) -> None:
 
 def _remote(file: str, name: str, model: Path) -> None:
     document = json.loads((model / file).read_text())
-    reference: Any = ["evil.Evil", "evil.Evil"] if name == "AutoTokenizer" else "evil.Evil"
+    reference: Any = (
+        ["evil.Evil", "evil.Evil"] if name == "AutoTokenizer" else "evil.Evil"
+    )
     (model / file).write_text(json.dumps({**document, "auto_map": {name: reference}}))
     marker = str(model.parent / MARKER)
-    (model / "evil.py").write_text(f"import os; os.mkdir({marker!r})\nclass Evil: pass\n")
+    (model / "evil.py").write_text(
+        f"import os; os.mkdir({marker!r})\nclass Evil: pass\n"
+    )
 
 
 def _check_model(folder: Path, source: Path, write: Any) -> str:

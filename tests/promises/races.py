@@ -48,14 +48,20 @@ def _race(store: Store, number: int, num_threads: int) -> str:
     read = {content for _, content in outcomes}
     if len(winners) != 1:
         return f"{len(winners)} writers won"
-    return "" if read == {f"{winners[0]}".encode()} else f"different readers read {read}"
+    return (
+        "" if read == {f"{winners[0]}".encode()} else f"different readers read {read}"
+    )
 
 
-def process_cases(uri: str, store: Store, rounds: int, num_processes: int) -> Iterator[Case]:
+def process_cases(
+    uri: str, store: Store, rounds: int, num_processes: int
+) -> Iterator[Case]:
     """Yield races of processes, which write all keys in the same order."""
     winners = _winners(uri, rounds, num_processes)
     for number in range(rounds):
-        yield Case(f"processes, {number}", partial(_judge, store, number, winners[number]))
+        yield Case(
+            f"processes, {number}", partial(_judge, store, number, winners[number])
+        )
 
 
 def _winners(uri: str, rounds: int, num_processes: int) -> list[list[str]]:

@@ -44,7 +44,9 @@ class Shortage:
 
 
 def _mount(folder: Path, options: str, flags: int = 0) -> None:
-    status = _LIBC.mount(b"none", os.fsencode(folder), b"tmpfs", flags, options.encode())
+    status = _LIBC.mount(
+        b"none", os.fsencode(folder), b"tmpfs", flags, options.encode()
+    )
     if status:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(folder))
@@ -52,7 +54,9 @@ def _mount(folder: Path, options: str, flags: int = 0) -> None:
 
 def _room_for(num_bytes: int, folder: Path) -> None:
     used_pages = 1 + sum(
-        -(-path.stat().st_size // PAGE_BYTES) for path in folder.rglob("*") if path.is_file()
+        -(-path.stat().st_size // PAGE_BYTES)
+        for path in folder.rglob("*")
+        if path.is_file()
     )
     size = used_pages * PAGE_BYTES + num_bytes
     _mount(folder, f"size={size}", _REMOUNT)
@@ -80,7 +84,9 @@ SHORTAGES = (
     Shortage("4 kB in the store", "store", partial(_room_for, 4096), NO_ROOM),
     Shortage("no inode in the store", "store", partial(_inodes, 0), NO_ROOM),
     Shortage("3 inodes in the store", "store", partial(_inodes, 3), NO_ROOM),
-    Shortage("a store that is read-only", "store", _read_only, ("Read-only file system",)),
+    Shortage(
+        "a store that is read-only", "store", _read_only, ("Read-only file system",)
+    ),
     Shortage("no room in the cache", "cache", partial(_room_for, 0), NO_ROOM),
     Shortage("8 kB in the cache", "cache", partial(_room_for, 8192), NO_ROOM),
     Shortage("6 inodes in the cache", "cache", partial(_inodes, 6), NO_ROOM),
@@ -91,7 +97,9 @@ SHORTAGES = (
 def cases(campaign: SmallCampaign) -> Iterator[Case]:
     """Yield each step with each shortage."""
     for shortage, step in itertools.product(SHORTAGES, STEPS):
-        yield Case(f"{step}, {shortage.name}", partial(_check, campaign, step, shortage))
+        yield Case(
+            f"{step}, {shortage.name}", partial(_check, campaign, step, shortage)
+        )
 
 
 def _check(campaign: SmallCampaign, step: str, shortage: Shortage) -> str:
@@ -99,8 +107,12 @@ def _check(campaign: SmallCampaign, step: str, shortage: Shortage) -> str:
     outcome = campaign.folder / "outcome.json"
     outcome.unlink(missing_ok=True)
     log = campaign.folder / "said-mounts.txt"
-    ended = in_a_process(partial(_in_small_folders, campaign, step, shortage, outcome), log)
-    fault: str = json.loads(outcome.read_text()) if ended.status == 0 else ended.said[-300:]
+    ended = in_a_process(
+        partial(_in_small_folders, campaign, step, shortage, outcome), log
+    )
+    fault: str = (
+        json.loads(outcome.read_text()) if ended.status == 0 else ended.said[-300:]
+    )
     return fault
 
 
@@ -146,7 +158,11 @@ def _see_own_mounts() -> None:
 
 
 def _first_fault(
-    campaign: SmallCampaign, shortage: Shortage, status: int, errors: list[str], said: str
+    campaign: SmallCampaign,
+    shortage: Shortage,
+    status: int,
+    errors: list[str],
+    said: str,
 ) -> str:
     """Return what is wrong with the end of a step that had too little."""
     if status == 0:

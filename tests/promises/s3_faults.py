@@ -24,7 +24,9 @@ from tests.promises.counting import Case
 
 PART_BYTES = 5 << 20
 # The server itself answers later than after a second where other tests keep the machine busy.
-PATIENCE = S3Patience(tries=3, answer_seconds=5.0, call_seconds=25.0, second_look_seconds=0.05)
+PATIENCE = S3Patience(
+    tries=3, answer_seconds=5.0, call_seconds=25.0, second_look_seconds=0.05
+)
 BOUND_SECONDS = 240.0
 """Of the slowest case: three calls, each with two tries of `call_seconds`; and some to spare."""
 TIMES = {"once": 1, "burst": 3, "for ever": FOR_EVER}
@@ -168,7 +170,9 @@ class Servers:
 
     def _connected(self, endpoint: str) -> S3Store:
         environment = {**self._server.environment, "AWS_ENDPOINT_URL_S3": endpoint}
-        store = S3Store(self._uri, environment, part_bytes=PART_BYTES, patience=PATIENCE)
+        store = S3Store(
+            self._uri, environment, part_bytes=PART_BYTES, patience=PATIENCE
+        )
         for _ in range(5):
             with suppress(Transient):
                 store.size("first/contact")
@@ -186,11 +190,15 @@ def cases(servers: Servers) -> Iterator[Case]:
                 if (kind, operation.name, how_often) in NOT_TO_BE_TOLD:
                     continue
                 number += 1
-                check = partial(_check, servers, f"case-{number}-end", kind, operation, how_often)
+                check = partial(
+                    _check, servers, f"case-{number}-end", kind, operation, how_often
+                )
                 yield Case(f"{kind}, {operation.name}, {how_often}", check)
 
 
-def _check(servers: Servers, name: str, kind: str, operation: Operation, how_often: str) -> str:
+def _check(
+    servers: Servers, name: str, kind: str, operation: Operation, how_often: str
+) -> str:
     faulty, store = servers.of_this_thread()
     with tempfile.TemporaryDirectory() as folder:
         case = Setting(name, store, servers.direct, Path(folder))
@@ -200,7 +208,9 @@ def _check(servers: Servers, name: str, kind: str, operation: Operation, how_oft
             source.write_bytes(LARGE)
             case.direct.put_file(case.large_key, source, LARGE_DIGEST)
         # Requests of an earlier case that was given up may still be under way.
-        faulty.harm(kind, TIMES[how_often], lambda m, p: name in p and operation.concerns(m, p))
+        faulty.harm(
+            kind, TIMES[how_often], lambda m, p: name in p and operation.concerns(m, p)
+        )
         began = time.monotonic()
         fault = _outcome(case, operation, how_often)
         seconds = time.monotonic() - began
@@ -218,7 +228,15 @@ def _outcome(case: Setting, operation: Operation, how_often: str) -> str:
         said = str(error)
         if how_often == "once":
             return f"one fault was not ridden out: {said}"
-        if not NAMED.search(said) or f"{case.store.root}/" not in said or case.name not in said:
+        if (
+            not NAMED.search(said)
+            or f"{case.store.root}/" not in said
+            or case.name not in said
+        ):
             return f"the error does not say enough: {said}"
         return "" if "\n" not in said else f"more than a line: {said}"
-    return "" if operation.is_right(case, result) else f"a wrong result: {str(result)[:80]}"
+    return (
+        ""
+        if operation.is_right(case, result)
+        else f"a wrong result: {str(result)[:80]}"
+    )

@@ -63,12 +63,18 @@ class SmallCampaign:
     A step's stores are copies by hard links: what is stored is never written again.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         """`environment` is added to that of this process."""
         self.folder = folder
         self.store = folder / "store"
         self.cache = folder / "cache"
-        self.environment = {**os.environ, **(environment or {}), "RATCHET_CACHE": str(self.cache)}
+        self.environment = {
+            **os.environ,
+            **(environment or {}),
+            "RATCHET_CACHE": str(self.cache),
+        }
         self.uris: dict[str, str] = {}
         """Step → URI of its receipt."""
         self.said: dict[str, str] = {}
@@ -147,7 +153,9 @@ class SmallCampaign:
         missing = sorted(expected.keys() - actual.keys())
         unexpected = sorted(actual.keys() - expected.keys())
         changed = sorted(
-            name for name in expected.keys() & actual.keys() if expected[name] != actual[name]
+            name
+            for name in expected.keys() & actual.keys()
+            if expected[name] != actual[name]
         )
         if missing or changed:
             return f"missing {missing[:2]}, changed {changed[:2]}"
@@ -164,7 +172,9 @@ class SmallCampaign:
 def _imported() -> list[str]:
     """Return the names of all modules that can be imported by name, in the order of their import."""
     named = list(sys.modules.items())
-    return [name for name, module in named if getattr(module, "__spec__", None) is not None]
+    return [
+        name for name, module in named if getattr(module, "__spec__", None) is not None
+    ]
 
 
 def in_a_process(
@@ -240,7 +250,9 @@ def _without_times(name: str, data: bytes) -> bytes:
 def _prepare(campaign: SmallCampaign, context: Context) -> str:
     from components.prepare.step import PrepareInputs, run
 
-    return receipt_uri(context, run(PrepareInputs(campaign.document, {}, "", JOB), context))
+    return receipt_uri(
+        context, run(PrepareInputs(campaign.document, {}, "", JOB), context)
+    )
 
 
 def _evaluate_base(campaign: SmallCampaign, context: Context) -> str:
@@ -263,7 +275,9 @@ def _train(campaign: SmallCampaign, context: Context) -> str:
     from components.train.step import TrainInputs, run
 
     mix = mix_of(context, receipt_at(context, campaign.uris["prepare"]))
-    return receipt_uri(context, run(TrainInputs(campaign.uris["first-champion"], mix), context))
+    return receipt_uri(
+        context, run(TrainInputs(campaign.uris["first-champion"], mix), context)
+    )
 
 
 def _evaluate(campaign: SmallCampaign, context: Context) -> str:
@@ -287,14 +301,18 @@ def _decide(campaign: SmallCampaign, context: Context) -> str:
 def _generate(campaign: SmallCampaign, context: Context) -> str:
     from components.generate.step import GenerateInputs, run
 
-    return receipt_uri(context, run(GenerateInputs(campaign.uris["decide"], 0), context))
+    return receipt_uri(
+        context, run(GenerateInputs(campaign.uris["decide"], 0), context)
+    )
 
 
 def _select(campaign: SmallCampaign, context: Context) -> str:
     from components.select.step import SelectInputs, run
 
     samples = receipt_at(context, campaign.uris["generate"])
-    return receipt_uri(context, run(SelectInputs(campaign.uris["decide"], (samples,)), context))
+    return receipt_uri(
+        context, run(SelectInputs(campaign.uris["decide"], (samples,)), context)
+    )
 
 
 def _publish(campaign: SmallCampaign, context: Context) -> str:

@@ -19,7 +19,12 @@ from components.errors import UserError
 from components.storage.cache import Cache
 from components.storage.store import open_store
 from tests.promises.counting import Case
-from tests.promises.small_campaign import STEPS, SmallCampaign, be_a_process, in_a_process
+from tests.promises.small_campaign import (
+    STEPS,
+    SmallCampaign,
+    be_a_process,
+    in_a_process,
+)
 
 STRANGER = 65534
 DENIED = "denied"
@@ -37,26 +42,54 @@ def _write(path: Path) -> object:
 
 ATTEMPTS: dict[str, Attempt] = {
     "list the cache": lambda campaign, pid: os.listdir(campaign.cache / "objects"),
-    "list the temporary files": lambda campaign, pid: os.listdir(campaign.cache / "scratch"),
-    "write into the cache": lambda campaign, pid: _write(campaign.cache / "objects" / "planted"),
-    "write a temporary file": lambda campaign, pid: _write(campaign.cache / "scratch" / "x"),
-    "rename the cache": lambda campaign, pid: campaign.cache.rename(campaign.folder / "mine"),
-    "overwrite a receipt": lambda campaign, pid: _write(_first(campaign.store / "steps")),
+    "list the temporary files": lambda campaign, pid: os.listdir(
+        campaign.cache / "scratch"
+    ),
+    "write into the cache": lambda campaign, pid: _write(
+        campaign.cache / "objects" / "planted"
+    ),
+    "write a temporary file": lambda campaign, pid: _write(
+        campaign.cache / "scratch" / "x"
+    ),
+    "rename the cache": lambda campaign, pid: campaign.cache.rename(
+        campaign.folder / "mine"
+    ),
+    "overwrite a receipt": lambda campaign, pid: _write(
+        _first(campaign.store / "steps")
+    ),
     "delete a receipt": lambda campaign, pid: _first(campaign.store / "steps").unlink(),
     "rename a receipt": lambda campaign, pid: _first(campaign.store / "steps").rename(
         campaign.store / "steps" / "x.json"
     ),
-    "make a receipt": lambda campaign, pid: _write(campaign.store / "steps" / "prepare" / "x.json"),
-    "overwrite an object": lambda campaign, pid: _write(_first(campaign.store / "objects")),
-    "make an object": lambda campaign, pid: _write(campaign.store / "objects" / "planted"),
+    "make a receipt": lambda campaign, pid: _write(
+        campaign.store / "steps" / "prepare" / "x.json"
+    ),
+    "overwrite an object": lambda campaign, pid: _write(
+        _first(campaign.store / "objects")
+    ),
+    "make an object": lambda campaign, pid: _write(
+        campaign.store / "objects" / "planted"
+    ),
     "make progress": lambda campaign, pid: _write(campaign.store / "progress" / "x"),
-    "change an attempt": lambda campaign, pid: _write(_first(campaign.store / "attempts")),
-    "make an attempt": lambda campaign, pid: _write(campaign.store / "attempts" / "x.json"),
-    "write an incoming file": lambda campaign, pid: _write(campaign.store / ".incoming" / "x"),
-    "make a line of a ledger": lambda campaign, pid: _write(campaign.store / "releases" / "x.json"),
+    "change an attempt": lambda campaign, pid: _write(
+        _first(campaign.store / "attempts")
+    ),
+    "make an attempt": lambda campaign, pid: _write(
+        campaign.store / "attempts" / "x.json"
+    ),
+    "write an incoming file": lambda campaign, pid: _write(
+        campaign.store / ".incoming" / "x"
+    ),
+    "make a line of a ledger": lambda campaign, pid: _write(
+        campaign.store / "releases" / "x.json"
+    ),
     "change the report": lambda campaign, pid: _write(_first(campaign.store / "runs")),
-    "read a step's environment": lambda campaign, pid: Path(f"/proc/{pid}/environ").read_bytes(),
-    "read a step's memory": lambda campaign, pid: os.open(f"/proc/{pid}/mem", os.O_RDONLY),
+    "read a step's environment": lambda campaign, pid: Path(
+        f"/proc/{pid}/environ"
+    ).read_bytes(),
+    "read a step's memory": lambda campaign, pid: os.open(
+        f"/proc/{pid}/mem", os.O_RDONLY
+    ),
     "see a step's open files": lambda campaign, pid: os.listdir(f"/proc/{pid}/fd"),
     "end a step": lambda campaign, pid: os.kill(pid, signal.SIGTERM),
     "enter a step's folder": lambda campaign, pid: os.listdir(f"/proc/{pid}/cwd/"),
@@ -70,7 +103,9 @@ def cases(campaign: SmallCampaign) -> Iterator[Case]:
         yield Case(name, partial(_attempted, campaign, step, attempt))
     yield Case("connect to a socket", partial(_sockets_of, step))
     yield Case("make the cache first", partial(_planted_cache, campaign, linked=False))
-    yield Case("make a link in place of it", partial(_planted_cache, campaign, linked=True))
+    yield Case(
+        "make a link in place of it", partial(_planted_cache, campaign, linked=True)
+    )
 
 
 class _WaitingStep:
@@ -115,7 +150,11 @@ def _become_a_stranger() -> None:
 def _attempted(campaign: SmallCampaign, step: _WaitingStep, attempt: Attempt) -> str:
     work = partial(_as_a_stranger, campaign, step.pid, attempt)
     ended = in_a_process(work, campaign.folder / "said-stranger.txt")
-    return "" if ended.said.startswith(DENIED) else f"the stranger may: {ended.said[-200:]}"
+    return (
+        ""
+        if ended.said.startswith(DENIED)
+        else f"the stranger may: {ended.said[-200:]}"
+    )
 
 
 def _as_a_stranger(campaign: SmallCampaign, pid: int, attempt: Attempt) -> None:
@@ -132,9 +171,13 @@ def _sockets_of(step: _WaitingStep) -> str:
     """Return words for each socket of a step's process that others could connect to."""
     links = [os.readlink(link) for link in Path(f"/proc/{step.pid}/fd").iterdir()]
     inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
-    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    rows = [
+        line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]
+    ]
     named = [row[7] for row in rows if len(row) > 7 and row[6] in inodes]
-    listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = [
+        line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+    ]
     named += [row[1] for row in listening if row[3] == "0A" and row[9] in inodes]
     return f"it listens on {named}" if named else ""
 

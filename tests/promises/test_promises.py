@@ -119,7 +119,9 @@ def test_r4_of_writers_at_once_one_wins(
     context: Context, file_store: Store, s3_store: Store
 ) -> None:
     num_threads = 64 if ALL else 16
-    in_folder = races.thread_cases(file_store, count=100 * SOAK, num_threads=num_threads)
+    in_folder = races.thread_cases(
+        file_store, count=100 * SOAK, num_threads=num_threads
+    )
     in_bucket = races.thread_cases(s3_store, count=20 * SOAK, num_threads=num_threads)
     of_processes = races.process_cases(
         file_store.root, file_store, rounds=200 * SOAK, num_processes=8
@@ -138,7 +140,9 @@ def test_r7_what_only_looks_better_is_never_a_champion(context: Context) -> None
 
 
 def test_r8_memory_is_bounded_by_settings(tmp_path: Path) -> None:
-    outcome = count("R8", memory.cases(tmp_path, mebibytes=2048 if ALL else 128), workers=2)
+    outcome = count(
+        "R8", memory.cases(tmp_path, mebibytes=2048 if ALL else 128), workers=2
+    )
     assert outcome.broken[:3] == []
     assert outcome.total >= 10
 
@@ -184,7 +188,9 @@ def test_s7_what_is_released_can_be_verified(context: Context, tmp_path: Path) -
 
 def test_s9_a_collection_takes_nothing_that_is_needed(tmp_path: Path) -> None:
     def make_context(name: str) -> Context:
-        return context_in(tmp_path / name, open_store((tmp_path / name / "store").as_uri(), {}))
+        return context_in(
+            tmp_path / name, open_store((tmp_path / name / "store").as_uri(), {})
+        )
 
     outcome = count("S9", collections.cases(make_context, 300 * SOAK if ALL else 12))
     assert outcome.broken[:3] == []

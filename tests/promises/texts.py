@@ -109,7 +109,9 @@ def _check_pipeline(text: str) -> str:
 def _check_card(context: Context, made: Campaign, text: str) -> str:
     assert made.last is not None
     loaded = load_campaign(context, receipt_uri(context, made.last))
-    history = tuple(record.model_copy(update={"why": text}) for record in loaded.state.history)
+    history = tuple(
+        record.model_copy(update={"why": text}) for record in loaded.state.history
+    )
     state = loaded.state.model_copy(update={"history": history})
     summary = PublishSummary(
         name="by-hand",
@@ -183,7 +185,9 @@ def _check_run(page: str, terminal: str, text: str) -> str:
     if INVISIBLE.search(terminal):
         return "an invisible character is on the terminal"
     elements = _Elements(page).names
-    if elements & {"script", "img", "iframe"} or any(name.startswith("on") for name in elements):
+    if elements & {"script", "img", "iframe"} or any(
+        name.startswith("on") for name in elements
+    ):
         return f"the page has {elements}"
     if text.startswith("<") and text in page:
         return "it is HTML in the page"

@@ -57,7 +57,9 @@ class Transfers:
         for part in range(per_direction):
             share = (2 * part + 1) / (2 * per_direction)
             sent = int(share * self._sent)
-            yield Case(f"upload, byte {sent:,} of {self._sent:,}", partial(self._upload, sent))
+            yield Case(
+                f"upload, byte {sent:,} of {self._sent:,}", partial(self._upload, sent)
+            )
             received = int(share * self._received)
             yield Case(
                 f"download, byte {received:,} of {self._received:,}",
@@ -82,7 +84,9 @@ class Transfers:
             self._context(place), self._receipt
         )
 
-    def _killed(self, work: Callable[[], object], direction: Direction, num_bytes: int) -> str:
+    def _killed(
+        self, work: Callable[[], object], direction: Direction, num_bytes: int
+    ) -> str:
         """Do the work in a process that is killed at a byte; return what went wrong with that."""
         self._proxy.count_anew()
         process = multiprocessing.get_context("forkserver").Process(target=work)
@@ -91,7 +95,11 @@ class Transfers:
         assert pid is not None
         self._proxy.call_at(direction, num_bytes, lambda: os.kill(pid, signal.SIGKILL))
         process.join()
-        return "" if process.exitcode == KILLED else f"it ended with status {process.exitcode}"
+        return (
+            ""
+            if process.exitcode == KILLED
+            else f"it ended with status {process.exitcode}"
+        )
 
     def _place(self, uri: str = "") -> tuple[str, dict[str, str]]:
         """Return (store, environment) with a cache of its own; the store is new, or `uri`."""
@@ -118,7 +126,9 @@ def commit(context: Context) -> Receipt:
         return _Summary({"bytes": NUM_BYTES})
 
     task = Task(run_id="run-1", name="train-r1", round=1)
-    return commit_once(context, task, "train", config={"steps": 2}, inputs={}, seed=1, work=work)
+    return commit_once(
+        context, task, "train", config={"steps": 2}, inputs={}, seed=1, work=work
+    )
 
 
 def _commit_at(uri: str, environment: Mapping[str, str]) -> None:

@@ -42,24 +42,33 @@ def cases(context: Context) -> Iterator[Case]:
     for copy in COPIES:
         yield Case(f"planted: {copy[:40]!r}", partial(_planted, copy))
     for num_prompts in NUM_PROMPTS:
-        yield Case(f"null rounds, {num_prompts} prompts", partial(_null_rounds, num_prompts))
+        yield Case(
+            f"null rounds, {num_prompts} prompts", partial(_null_rounds, num_prompts)
+        )
 
 
 def _attacks() -> dict[str, dict[str, Any]]:
     """Return name → what differs in the round of a candidate that is right on 90 of 100 prompts."""
     attacks: dict[str, dict[str, Any]] = {}
     for perplexity in (1e30, 20.0, 2.3):
-        attacks[f"human language lost, perplexity {perplexity}"] = {"perplexity": perplexity}
+        attacks[f"human language lost, perplexity {perplexity}"] = {
+            "perplexity": perplexity
+        }
     for vocabulary in (1, 2, 5, 12):
         blocks = _blocks(texts=answers(vocabulary))
         attacks[f"mode collapse, {vocabulary} words"] = {"blocks": blocks}
     for length in (30, 60, 500, 5000):
-        attacks[f"length explosion, {length} tokens"] = {"blocks": _blocks(length=length)}
+        attacks[f"length explosion, {length} tokens"] = {
+            "blocks": _blocks(length=length)
+        }
     for length in (1, 5, 12):
         attacks[f"answers shrink, {length} tokens"] = {"blocks": _blocks(length=length)}
     attacks["no longer right in any of 16 tries"] = {"blocks": _blocks(right=0)}
     for loss in (2.5, 4.0, 9.0):
-        attacks[f"loss of human text {loss}"] = {"blocks": _blocks(loss=loss), "perplexity": 9.0}
+        attacks[f"loss of human text {loss}"] = {
+            "blocks": _blocks(loss=loss),
+            "perplexity": 9.0,
+        }
     for taught in (("verifier",), ("vote",), ("verifier", "judge")):
         name = f"the verifier is wrong: {' and '.join(taught)} teach errors"
         attacks[name] = {"select": {"teaches_errors": taught}}
@@ -92,7 +101,9 @@ def _attack(context: Context, changes: dict[str, Any]) -> str:
 def _planted(copy: str) -> str:
     """Return words if a row is trained on that asks an evaluation question."""
     splits = held_against([row(copy), row("Another question")])
-    kept = [one.prompt for one in splits.train if not one.prompt.startswith("something of")]
+    kept = [
+        one.prompt for one in splits.train if not one.prompt.startswith("something of")
+    ]
     return "" if kept == ["Another question"] else f"trained on {kept}"
 
 
@@ -111,4 +122,8 @@ def _null_rounds(num_prompts: int) -> str:
         num_promoted += decide(by_counts(num_prompts, wins, losses, level)).promote
     allowed = NULL_ROUNDS * level
     most = allowed + 3 * math.sqrt(allowed * (1 - level))
-    return "" if num_promoted <= most else f"{num_promoted} promoted, {allowed:.1f} expected"
+    return (
+        ""
+        if num_promoted <= most
+        else f"{num_promoted} promoted, {allowed:.1f} expected"
+    )

@@ -66,7 +66,8 @@ REACHES = {
     ),
     "clone by number": _SYSCALL + "assert call(56, 220, 17, 0, 0, 0, 0) >= 0",
     "clone3 by number": (
-        _SYSCALL + "a = (ctypes.c_uint64 * 11)()\na[4] = 17\nassert call(435, 435, a, 88) >= 0"
+        _SYSCALL
+        + "a = (ctypes.c_uint64 * 11)()\na[4] = 17\nassert call(435, 435, a, 88) >= 0"
     ),
     "fork of 32 bits": _SYSCALL + "assert ON_X86 and call(57 | 0x40000000, 0) >= 0",
     "unshare": _SYSCALL + "assert call(272, 97, 0x10000000) == 0",
@@ -85,9 +86,11 @@ REACHES = {
         "import fcntl, os, struct\nr, w = os.pipe()\n"
         "fcntl.ioctl(r, 0x8901, struct.pack('i', os.getppid()))"
     ),
-    "tgkill": _SYSCALL + "import os\nassert call(234, 131, os.getppid(), os.getppid(), 9) == 0",
+    "tgkill": _SYSCALL
+    + "import os\nassert call(234, 131, os.getppid(), os.getppid(), 9) == 0",
     "pidfd": _SYSCALL + "import os\nassert call(434, 434, os.getppid(), 0) >= 0",
-    "ptrace": _SYSCALL + "import os\nassert call(101, 117, 16, os.getppid(), 0, 0) == 0",
+    "ptrace": _SYSCALL
+    + "import os\nassert call(101, 117, 16, os.getppid(), 0, 0) == 0",
     "reading the parent's memory": (
         _SYSCALL + "import os\nb = ctypes.create_string_buffer(8)\n"
         "v = (ctypes.c_uint64 * 2)(ctypes.addressof(b), 8)\n"
@@ -102,7 +105,8 @@ REACHES = {
     "a priority": "import os\nos.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
     # Files.
     "reading a file": "assert open('{folder}/secret').read()",
-    "reading a file by number": _SYSCALL + "assert call(257, 56, -100, b'{folder}/secret', 0) >= 0",
+    "reading a file by number": _SYSCALL
+    + "assert call(257, 56, -100, b'{folder}/secret', 0) >= 0",
     "openat2": (
         _SYSCALL
         + "assert call(437, 437, -100, b'{folder}/secret', (ctypes.c_uint64 * 3)(), 24) >= 0"
@@ -170,7 +174,9 @@ EXHAUSTS = {
         "import signal\nfor n in range(1, 65):\n    try:\n        signal.signal(n, signal.SIG_IGN)\n"
         "    except (OSError, ValueError):\n        pass\nwhile True:\n    pass"
     ),
-    "the stack": ("import sys\nsys.setrecursionlimit(10**9)\ndef f(n):\n    return f(n + 1)\nf(0)"),
+    "the stack": (
+        "import sys\nsys.setrecursionlimit(10**9)\ndef f(n):\n    return f(n + 1)\nf(0)"
+    ),
     "a catastrophic pattern": "import re\nre.match('(a|a)+b', 'a' * 64)",
     "an endless iterator": "import itertools\nreturn itertools.count()",
     "a flood of output": "while True:\n    print('x' * 10**6)",
@@ -226,7 +232,8 @@ FAKES = {
         + "def attempt():\n    return 1"
     ),
     "a reply that is no value": (
-        _FORGERY.replace("FORGED", '{"value": {"eval": "1"}}') + "def attempt():\n    return 1"
+        _FORGERY.replace("FORGED", '{"value": {"eval": "1"}}')
+        + "def attempt():\n    return 1"
     ),
     "patching unittest": (
         "import unittest\nunittest.TestCase.assertEqual = lambda *a: None\n"
@@ -362,7 +369,9 @@ def escaped(folder: Path, *, together: bool = False, workers: int = 4) -> list[s
         del os.environ["AWS_SECRET_ACCESS_KEY"]
         for number, handler in earlier.items():
             signal.signal(number, handler)
-    names = [name for name, has_passed in zip(programs, passed, strict=True) if has_passed]
+    names = [
+        name for name, has_passed in zip(programs, passed, strict=True) if has_passed
+    ]
     names += [f"something reached the {name} socket" for name in watch.connections]
     names += [f"signal {number} came" for number in signals]
     if _folder_state(folder) != before:
@@ -375,7 +384,9 @@ def escaped(folder: Path, *, together: bool = False, workers: int = 4) -> list[s
 def _programs(watch: Watch, *, together: bool) -> dict[str, tuple[str, str, int]]:
     """Return name → (program, tests, seconds) of all attempts."""
     programs: dict[str, tuple[str, str, int]] = {}
-    reaches = {name: _function("attempt", watch.filled(body)) for name, body in REACHES.items()}
+    reaches = {
+        name: _function("attempt", watch.filled(body)) for name, body in REACHES.items()
+    }
     if together:
         programs["an attempt of all"] = (_all_of(watch), "assert attempt() != []", 60)
         reaches = {}

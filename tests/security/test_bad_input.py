@@ -35,7 +35,9 @@ def tiny(**changes: Any) -> str:
     """A recipe that is right, as JSON (which is YAML), with dotted keys (`__` for the dot) set."""
     document: dict[str, Any] = {
         "name": "tiny",
-        "data": {"tasks": [{"task": "copy", "ladder": {"labelled": [1, 2], "climb": [3, 3]}}]},
+        "data": {
+            "tasks": [{"task": "copy", "ladder": {"labelled": [1, 2], "climb": [3, 3]}}]
+        },
         "decide": {"goal": {"threshold": 0.9}},
     }
     for key, value in changes.items():
@@ -60,9 +62,18 @@ def run(
         (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     command = [sys.executable, str(PIPELINE), "run", "recipe.yaml", "--rounds", "1"]
     # Nothing here gets as far as a task that needs torch, so nothing imports it in advance.
-    environment = {**kept, "NO_COLOR": "1", "TERM": "dumb", "RATCHET_WARM": "0", **extra}
+    environment = {
+        **kept,
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+        "RATCHET_WARM": "0",
+        **extra,
+    }
     return call(
-        [*command, "--store", store or (folder / "store").as_uri()], folder, environment, 120.0
+        [*command, "--store", store or (folder / "store").as_uri()],
+        folder,
+        environment,
+        120.0,
     )
 
 
@@ -89,7 +100,10 @@ def left_behind(folder: Path) -> Iterator[Path]:
     ("recipe", "said"),
     [
         (None, ("recipe recipe.yaml: no such file",)),
-        (tiny(train__frist={"steps": 3}), ("unknown key 'train.frist'", "did you mean 'first'?")),
+        (
+            tiny(train__frist={"steps": 3}),
+            ("unknown key 'train.frist'", "did you mean 'first'?"),
+        ),
         (
             tiny(decide__goal__treshold=0.5),
             ("unknown key 'decide.goal.treshold'", "did you mean 'threshold'?"),
@@ -149,7 +163,9 @@ def write_deep(path: Path) -> None:
         ),
         (
             write_deep,
-            ("no usable row (all 1 rows were rejected, most often: not_json, first at line 1",),
+            (
+                "no usable row (all 1 rows were rejected, most often: not_json, first at line 1",
+            ),
         ),
         (Path.mkdir, ("data.jsonl is a folder; name one file in it",)),
     ],
@@ -165,15 +181,22 @@ def test_an_unusable_data_file_is_refused_before_training(
     assert not (tmp_path / "store").exists()
 
 
-def test_an_unknown_reasoning_gym_task_is_refused_before_training(tmp_path: Path) -> None:
+def test_an_unknown_reasoning_gym_task_is_refused_before_training(
+    tmp_path: Path,
+) -> None:
     done = run(tmp_path, tiny(data={"tasks": [{"task": "reasoning_gym/chian_sum"}]}))
-    assert_refused(done, "reasoning_gym/chian_sum: no such task; did you mean chain_sum?")
+    assert_refused(
+        done, "reasoning_gym/chian_sum: no such task; did you mean chain_sum?"
+    )
     assert list(left_behind(tmp_path)) == []
 
 
-def test_a_reasoning_gym_task_that_runs_answers_as_code_is_refused(tmp_path: Path) -> None:
+def test_a_reasoning_gym_task_that_runs_answers_as_code_is_refused(
+    tmp_path: Path,
+) -> None:
     done = run(
-        tmp_path, tiny(data={"tasks": [{"task": "reasoning_gym/polynomial_multiplication"}]})
+        tmp_path,
+        tiny(data={"tasks": [{"task": "reasoning_gym/polynomial_multiplication"}]}),
     )
     assert_refused(done, "its scorer runs the model's answer as code")
     assert list(left_behind(tmp_path)) == []
@@ -191,15 +214,23 @@ class Touch:
 
 def pickled_only(model: Path) -> None:
     (model / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    (model / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(model.parent / MARKER)))
+    (model / "pytorch_model.bin").write_bytes(
+        pickle.dumps(Touch(model.parent / MARKER))
+    )
 
 
 def remote_code(model: Path) -> None:
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    header = json.dumps(
+        {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    ).encode()
+    (model / "model.safetensors").write_bytes(
+        struct.pack("<Q", len(header)) + header + bytes(4)
+    )
     config = {"model_type": "llama", "auto_map": {"AutoModelForCausalLM": "evil.Evil"}}
     (model / "config.json").write_text(json.dumps(config))
-    (model / "evil.py").write_text(f"import os; os.mkdir({str(model.parent / MARKER)!r})")
+    (model / "evil.py").write_text(
+        f"import os; os.mkdir({str(model.parent / MARKER)!r})"
+    )
 
 
 def no_weights(model: Path) -> None:
@@ -229,7 +260,9 @@ def test_a_model_that_brings_code_or_no_weights_is_refused(
     assert not (tmp_path / MARKER).exists()
 
 
-def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "file").write_text("mine")
     done = run(tmp_path, tiny(), (tmp_path / "file" / "store").as_uri())
     assert_refused(done, str(tmp_path / "file"))
@@ -237,7 +270,9 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(tmp_path
     assert not (tmp_path / ".ratchet").exists()
 
 
-def test_an_endpoint_that_cannot_be_reached_is_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_an_endpoint_that_cannot_be_reached_is_refused_before_anything_runs(
+    tmp_path: Path,
+) -> None:
     endpoint = f"http://127.0.0.1:{free_ports(1)[0]}"
     done = run(
         tmp_path,
@@ -253,7 +288,8 @@ def test_an_endpoint_that_cannot_be_reached_is_refused_before_anything_runs(tmp_
 
 
 @pytest.mark.parametrize(
-    "wrong", [("AWS_SECRET_ACCESS_KEY", "not-the-secret"), ("AWS_ACCESS_KEY_ID", "nobody")]
+    "wrong",
+    [("AWS_SECRET_ACCESS_KEY", "not-the-secret"), ("AWS_ACCESS_KEY_ID", "nobody")],
 )
 def test_wrong_credentials_are_refused_and_never_shown(
     tmp_path: Path, s3_server: S3Server, wrong: tuple[str, str]

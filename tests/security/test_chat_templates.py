@@ -38,7 +38,10 @@ IS_REFUSED_BY_ITSELF = (
     ("{{ " + "(" * 100_000 + "1" + ")" * 100_000 + " }}", "recursion"),
     ("{% if 1 %}" * 500 + "{% endif %}" * 500, "recursion"),
     ('{{ "x" * 30000000 }}', "it writes 30,000,000 characters"),
-    ("{% for i in [1] %}" * 25 + "{% endfor %}" * 25, "too many statically nested blocks"),
+    (
+        "{% for i in [1] %}" * 25 + "{% endfor %}" * 25,
+        "too many statically nested blocks",
+    ),
     ("{% if 1 %}" * 100 + "{% endif %}" * 100, "too many levels of indentation"),
     ("{% break %}", "'break' outside loop"),
     ("{{ f(a=1, a=2) }}", "keyword argument repeated"),
@@ -69,7 +72,9 @@ def test_a_template_beyond_its_sandbox_is_refused_with_the_reason(
 def test_a_template_that_harms_later_is_bounded_later() -> None:
     """A row of the data sets it off, after it was accepted."""
     codec = Codec(
-        chat_tokenizer('{% if "now" in messages[0].content %}{{ "x" * 10**10 }}{% endif %}' + CHAT)
+        chat_tokenizer(
+            '{% if "now" in messages[0].content %}{{ "x" * 10**10 }}{% endif %}' + CHAT
+        )
     )
     assert codec.prompt_ids("hi")
     with pytest.raises(UserError, match=BOUND):
@@ -78,6 +83,7 @@ def test_a_template_that_harms_later_is_bounded_later() -> None:
 
 def test_a_long_conversation_is_no_attack() -> None:
     turns: list[dict[str, Any]] = [
-        {"role": role, "content": "word " * 2000} for role in ("user", "assistant") * 100
+        {"role": role, "content": "word " * 2000}
+        for role in ("user", "assistant") * 100
     ]
     assert len(render(chat_tokenizer(), turns).text) > 2_000_000

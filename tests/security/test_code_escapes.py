@@ -22,7 +22,12 @@ pytestmark = pytest.mark.process
 def test_the_attempts_would_succeed_without_the_sandbox(tmp_path: Path) -> None:
     """So that an attempt which fails for another reason proves nothing."""
     with escapes.watching(tmp_path) as watch:
-        for name in ("tcp over IPv4", "reading a file", "an abstract socket", "writing a file"):
+        for name in (
+            "tcp over IPv4",
+            "reading a file",
+            "an abstract socket",
+            "writing a file",
+        ):
             exec(watch.filled(escapes.REACHES[name]), {})
     assert set(watch.connections) == {"tcp", "abstract"}
     assert (tmp_path / "made").read_text() == "x"
@@ -33,7 +38,9 @@ def test_where_programs_cannot_be_confined_none_is_run(
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     code._missing.cache_clear()
-    with pytest.raises(UserError, match=r"refuses to without a processor .* \(this is riscv64\)"):
+    with pytest.raises(
+        UserError, match=r"refuses to without a processor .* \(this is riscv64\)"
+    ):
         verify(row("assert f() == 1"), "def f(): return 1")
     monkeypatch.undo()
     code._missing.cache_clear()

@@ -28,9 +28,7 @@ def test_no_name_is_executed_and_no_module_of_the_users_is_taken_for_ours(
     a virtual environment lies in such a folder.
     """
     place = tiny_place(tmp_path / HOSTILE_NAME)
-    trap = (
-        f"open({str(tmp_path / 'imported')!r}, 'a').write(__name__ + '\\n')\nraise SystemExit(9)\n"
-    )
+    trap = f"open({str(tmp_path / 'imported')!r}, 'a').write(__name__ + '\\n')\nraise SystemExit(9)\n"
     for name in ("components", "components/cli", "components/runtime", "kfp", "torch"):
         (place.folder / name).mkdir()
         (place.folder / name / "__init__.py").write_text(trap)
@@ -40,12 +38,20 @@ def test_no_name_is_executed_and_no_module_of_the_users_is_taken_for_ours(
     temporary.mkdir()
     extra = {"TMPDIR": str(temporary), "RATCHET_WARM": "1" if warm else "0"}
     python = sys.executable if warm else str(python_of_hostile_path(tmp_path))
-    run = Place(place.folder, place.document, extra=extra, python=python).run("--rounds", "1")
+    run = Place(place.folder, place.document, extra=extra, python=python).run(
+        "--rounds", "1"
+    )
     assert not (tmp_path / "imported").exists(), (tmp_path / "imported").read_text()
     # Two steps teach nothing, so nothing is released: status 1.
     assert (run.code, run.errors, run.told["errors"]) == (1, [], []), run.said
     base = ["prepare", "evaluate-base", "first-champion"]
-    assert run.executed == [*base, *round_tasks(0), "pass-through-r1", "publish", "report"]
+    assert run.executed == [
+        *base,
+        *round_tasks(0),
+        "pass-through-r1",
+        "publish",
+        "report",
+    ]
     assert run.told["store"] == place.uri
     assert Path(run.told["report"]).is_file()
     assert list(tmp_path.rglob("x")) == []
@@ -73,7 +79,9 @@ def test_a_folder_that_docker_cannot_mount_is_refused_by_name(tmp_path: Path) ->
     assert "whose name holds a colon" in done.stderr
 
 
-def test_make_works_in_a_folder_of_any_name_with_a_python_in_one(tmp_path: Path) -> None:
+def test_make_works_in_a_folder_of_any_name_with_a_python_in_one(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / HOSTILE_NAME
     (folder / "docker").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", folder)
@@ -105,7 +113,9 @@ def test_the_name_of_a_registry_is_no_line_of_shell(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("x")) == []
 
 
-def test_a_verifier_of_the_users_own_is_found_in_the_folder_of_the_run(tmp_path: Path) -> None:
+def test_a_verifier_of_the_users_own_is_found_in_the_folder_of_the_run(
+    tmp_path: Path,
+) -> None:
     place = tiny_place(tmp_path / "work")
     (place.folder / "my_verifier.py").write_text(
         "open('imported', 'w')\ndef right(prompt, answer, reference):\n    return True\n"

@@ -134,9 +134,15 @@ def processes_of(folder: Path) -> list[int]:
 
 def addresses_of(pids: list[int]) -> list[str]:
     """Addresses of the Unix sockets of some processes, as `/proc/net/unix` writes them."""
-    held = {os.readlink(link) for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir()}
-    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
-    return sorted({row[7] for row in rows if len(row) > 7 and f"socket:[{row[6]}]" in held})
+    held = {
+        os.readlink(link) for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir()
+    }
+    rows = [
+        line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]
+    ]
+    return sorted(
+        {row[7] for row in rows if len(row) > 7 and f"socket:[{row[6]}]" in held}
+    )
 
 
 @pytest.fixture
@@ -148,7 +154,9 @@ def open_folder() -> Iterator[Path]:
 
 
 def test_another_user_can_have_nothing_run_by_a_run_and_killed_alone_it_leaves_no_process(
-    tmp_path: Path, open_folder: Path, begun: Callable[[Place, str], subprocess.Popen[bytes]]
+    tmp_path: Path,
+    open_folder: Path,
+    begun: Callable[[Place, str], subprocess.Popen[bytes]],
 ) -> None:
     """Where the tests are not root, the stranger is the same user, who must find nothing either."""
     place = long_place(tmp_path / "work")
@@ -156,7 +164,14 @@ def test_another_user_can_have_nothing_run_by_a_run_and_killed_alone_it_leaves_n
     started = [run.pid, *descendants(run.pid)]
     mark = open_folder / "mark"
     intruder = subprocess.run(
-        [sys.executable, "-c", INTRUDER, str(mark), str(open_folder), *addresses_of(started)],
+        [
+            sys.executable,
+            "-c",
+            INTRUDER,
+            str(mark),
+            str(open_folder),
+            *addresses_of(started),
+        ],
         cwd=open_folder,
         text=True,
         capture_output=True,

@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.contracts.recipe_file import parse_recipe, set_key
-from components.errors import RatchetError, Transient, UserError, one_line, without_passwords
+from components.errors import (
+    RatchetError,
+    Transient,
+    UserError,
+    one_line,
+    without_passwords,
+)
 from components.runtime.attempts import Task, attempting
 from components.runtime.context import Context
 from components.runtime.progress import Progress
@@ -77,7 +83,12 @@ def test_progress_and_attempt_records_show_no_password(
         raise OSError(f"{address} refused")
     [record] = list(context.store.list(keys.attempts_prefix("r")))
     output = capsys.readouterr()
-    written = [file.read_text(), context.store.get_bytes(record).decode(), output.err, output.out]
+    written = [
+        file.read_text(),
+        context.store.get_bytes(record).decode(),
+        output.err,
+        output.out,
+    ]
     assert CANARY not in "".join(written)
 
 
@@ -92,7 +103,12 @@ def test_the_traceback_of_a_bug_shows_no_password(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", program, f"file://{tmp_path}/store"]
     done = subprocess.run(
-        command, input=ADDRESSES[0], capture_output=True, text=True, check=False, timeout=120
+        command,
+        input=ADDRESSES[0],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 1
     assert "RuntimeError: bad answer of https://***@mirror.example/api" in done.stderr
@@ -100,7 +116,9 @@ def test_the_traceback_of_a_bug_shows_no_password(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-@pytest.mark.parametrize("path", ["model.source", "model.system_prompt", "data.sources.0.uri"])
+@pytest.mark.parametrize(
+    "path", ["model.source", "model.system_prompt", "data.sources.0.uri"]
+)
 def test_a_recipe_is_no_place_for_a_password(address: str, path: str) -> None:
     document: dict[str, Any] = {
         "name": "mine",
@@ -115,8 +133,12 @@ def test_a_recipe_is_no_place_for_a_password(address: str, path: str) -> None:
     assert CANARY not in str(caught.value)
 
 
-@pytest.mark.parametrize("address", [address for address in ADDRESSES if address.startswith("s3")])
-def test_a_store_with_keys_in_its_address_is_refused_without_showing_them(address: str) -> None:
+@pytest.mark.parametrize(
+    "address", [address for address in ADDRESSES if address.startswith("s3")]
+)
+def test_a_store_with_keys_in_its_address_is_refused_without_showing_them(
+    address: str,
+) -> None:
     with pytest.raises(UserError) as caught:
         open_store(address, {})
     assert CANARY not in str(caught.value)

@@ -26,7 +26,10 @@ STORE = "s3://bucket/campaigns"
 TOKEN = "a-token-that-no-message-may-show"
 Platform = Literal["model-registry", "mlflow"]
 URL_VARIABLE = {"model-registry": "MODEL_REGISTRY_URL", "mlflow": "MLFLOW_TRACKING_URI"}
-TOKEN_VARIABLE = {"model-registry": "MODEL_REGISTRY_TOKEN", "mlflow": "MLFLOW_TRACKING_TOKEN"}
+TOKEN_VARIABLE = {
+    "model-registry": "MODEL_REGISTRY_TOKEN",
+    "mlflow": "MLFLOW_TRACKING_TOKEN",
+}
 
 
 def release(number: int, **changes: Any) -> Line:
@@ -56,7 +59,9 @@ def release(number: int, **changes: Any) -> Line:
         run_id=f"crafted-run-{number}",
         state="decide/1",
         recipe="1" * 64,
-        base=BaseModelLine(source="hf://org/base", prepared="prepare/1", digest="2" * 64),
+        base=BaseModelLine(
+            source="hf://org/base", prepared="prepare/1", digest="2" * 64
+        ),
         split="vault",
         score=0.75,
         interval=(0.5, 0.875),
@@ -108,7 +113,9 @@ class Server:
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
-        self.server = ModelRegistryServer() if platform == "model-registry" else MlflowServer()
+        self.server = (
+            ModelRegistryServer() if platform == "model-registry" else MlflowServer()
+        )
         self.relay = CuttingRelay(self.server.endpoint)
         self.environment: Mapping[str, str] = {
             URL_VARIABLE[platform]: self.relay.endpoint,

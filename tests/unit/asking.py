@@ -26,12 +26,16 @@ def ask_endpoint(
         **settings.pop("asked", {}),
     }
     state = begun(context, engine="openai", endpoint=asked, **settings)
-    return run(GenerateInputs(state, 0), dataclasses.replace(context, environment=environment))
+    return run(
+        GenerateInputs(state, 0), dataclasses.replace(context, environment=environment)
+    )
 
 
 def stored_text(context: Context) -> str:
     """Everything in the store, as text."""
-    return "".join(context.store.get_bytes(key).decode("latin-1") for key in context.store.list(""))
+    return "".join(
+        context.store.get_bytes(key).decode("latin-1") for key in context.store.list("")
+    )
 
 
 def told(error: RatchetError) -> None:

@@ -24,8 +24,12 @@ def chat_tokenizer(
     """A byte tokenizer whose eos is not what its template ends a turn with. `plain` tokens are
     added without being special."""
     symbols = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    inner = Tokenizer(models.BPE({symbol: place for place, symbol in enumerate(symbols)}, []))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner = Tokenizer(
+        models.BPE({symbol: place for place, symbol in enumerate(symbols)}, [])
+    )
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
     inner.decoder = decoders.ByteLevel()
     named = ("<pad>", "<eos>", "<bos>")
     tokenizer = PreTrainedTokenizerFast(

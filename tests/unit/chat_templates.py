@@ -17,7 +17,9 @@ TALK = [
     {"role": "assistant", "content": "4"},
 ]
 THINK = (*TURNS, "<think>", "</think>")
-OPENS_THOUGHT = CHAT.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+OPENS_THOUGHT = CHAT.replace(
+    "assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"
+)
 """DeepSeek-R1 in small: thoughts are begun for the model, and left out of what was said before."""
 DROPS_THOUGHTS = (
     "{% for m in messages %}{% set c = m['content'] %}{% if m['role'] == 'assistant' %}"
@@ -70,11 +72,20 @@ def row(messages: list[dict[str, Any]], **fields: Any) -> TrainingRow:
 
 def learned(codec: Codec, encoded: Encoded) -> list[str]:
     """The stretches that bear loss, as text."""
-    edges = [(0, encoded.num_masked), *encoded.gaps, (len(encoded.ids), len(encoded.ids))]
+    edges = [
+        (0, encoded.num_masked),
+        *encoded.gaps,
+        (len(encoded.ids), len(encoded.ids)),
+    ]
     decode = codec.tokenizer.decode
-    return [decode(encoded.ids[end:start]) for (_, end), (start, _) in itertools.pairwise(edges)]
+    return [
+        decode(encoded.ids[end:start])
+        for (_, end), (start, _) in itertools.pairwise(edges)
+    ]
 
 
 def whole(codec: Codec, messages: list[dict[str, Any]]) -> str:
     """What transformers makes of a conversation, up to the last end of turn."""
-    return str(codec.tokenizer.apply_chat_template(messages, tokenize=False)).rstrip("\n")
+    return str(codec.tokenizer.apply_chat_template(messages, tokenize=False)).rstrip(
+        "\n"
+    )

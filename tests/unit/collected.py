@@ -24,7 +24,9 @@ WEIGHTS = "model/model.safetensors"
 Make = Callable[[Store], Context]
 
 
-def twice(context: Context, policy: Policy = EVERYTHING) -> tuple[Collection, Collection]:
+def twice(
+    context: Context, policy: Policy = EVERYTHING
+) -> tuple[Collection, Collection]:
     """Condemn, then delete, as if the grace period had passed in between."""
     first = collect(context, policy, grace_seconds=0.0, delete=True)
     return first, collect(context, policy, grace_seconds=0.0, delete=True)
@@ -63,7 +65,9 @@ class OwnRun(Campaign):
 
     def _training(self, folder: Path, number: int) -> TrainSummary:
         summary = super()._training(folder, number)
-        (folder / WEIGHTS).write_text(f"weights of round {number} of {self.recipe.name} " * 30_000)
+        (folder / WEIGHTS).write_text(
+            f"weights of round {number} of {self.recipe.name} " * 30_000
+        )
         return summary
 
 
@@ -74,7 +78,9 @@ def line_of(made: Campaign, publish: Receipt, number: int, **changes: Any) -> Li
         "publish_digest": publish.digest,
         "run_id": made.run_id,
         "state": made.last.ref if made.last is not None else "",
-        "base": BaseModelLine(source="scratch", prepared=made.prepared.ref, digest="none"),
+        "base": BaseModelLine(
+            source="scratch", prepared=made.prepared.ref, digest="none"
+        ),
     }
     line = any_line("by-hand", number, "v1")
     return line.model_copy(update={**about, **changes})

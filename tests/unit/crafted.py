@@ -32,14 +32,25 @@ from components.contracts.summaries import (
     StartSummary,
     TrainSummary,
 )
-from components.contracts.summaries.evaluate import Diversity, Estimate, Intervals, Measurement
+from components.contracts.summaries.evaluate import (
+    Diversity,
+    Estimate,
+    Intervals,
+    Measurement,
+)
 from components.contracts.summaries.train import TrainingLayout
 from components.decide import first_champion
 from components.decide.first_champion import FirstChampionInputs
 from components.runtime.attempts import Task
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, commit_once, fetch, read_summary, receipt_uri
+from components.runtime.receipts import (
+    Receipt,
+    commit_once,
+    fetch,
+    read_summary,
+    receipt_uri,
+)
 
 PLAN = Plan(
     learning_rate=1e-3,
@@ -64,7 +75,9 @@ def recipe_of(*, ladder: bool = False, **sections: Any) -> Recipe:
     }
     document = {
         "name": "crafted",
-        "data": {"tasks": [task]} if ladder else {"sources": [{"uri": "file:///data.jsonl"}]},
+        "data": {"tasks": [task]}
+        if ladder
+        else {"sources": [{"uri": "file:///data.jsonl"}]},
         "decide": {"goal": {"threshold": 0.99}},
     }
     return parse_recipe({**document, **sections})
@@ -94,13 +107,25 @@ def store(
     # What is in the files is part of the key, as it is for real steps through their inputs.
     contents = {name: repr(content) for name, content in files.items()}
     task = Task(run_id="crafted-run", name=f"{step}-crafted", round=0)
-    made_up = {**(config or {}), "crafted": contents, "summary": written.model_dump(mode="json")}
+    made_up = {
+        **(config or {}),
+        "crafted": contents,
+        "summary": written.model_dump(mode="json"),
+    }
     return commit_once(
-        context, task, step, config=made_up, inputs=dict(inputs or {}), seed=0, work=work
+        context,
+        task,
+        step,
+        config=made_up,
+        inputs=dict(inputs or {}),
+        seed=0,
+        work=work,
     )
 
 
-def rows(context: Context, receipt: Receipt, name: str, kind: Any = TrainingRow) -> list[Any]:
+def rows(
+    context: Context, receipt: Receipt, name: str, kind: Any = TrainingRow
+) -> list[Any]:
     """Rows of a file of a receipt."""
     return list(read_rows(fetch(context, receipt, name), kind))
 
@@ -108,7 +133,11 @@ def rows(context: Context, receipt: Receipt, name: str, kind: Any = TrainingRow)
 def ask(text: str, answer: str, *, verifier: str = "exact", **tags: str) -> Prompt:
     """A prompt with its reference answer."""
     return Prompt(
-        id=prompt_id(text), text=text, verifier=verifier, reference={"answer": answer}, tags=tags
+        id=prompt_id(text),
+        text=text,
+        verifier=verifier,
+        reference={"answer": answer},
+        tags=tags,
     )
 
 
@@ -160,7 +189,12 @@ def prepare(
 def prepare_summary() -> PrepareSummary:
     """The summary of a base and of splits that nobody counted."""
     return PrepareSummary(
-        counts={}, rejected={}, parameters=0, base_digest="", dtype="float32", positions=None
+        counts={},
+        rejected={},
+        parameters=0,
+        base_digest="",
+        dtype="float32",
+        positions=None,
     )
 
 
@@ -182,17 +216,25 @@ def start_summary(first_mix: str = "mix/none") -> StartSummary:
 def first_mix(context: Context, train: Sequence[TrainingRow] = ()) -> Receipt:
     """The mix that prepare writes: labelled rows, no samples."""
     files = {"mix.jsonl": train, "accepted.jsonl": [], "dropped.jsonl": []}
-    return store(context, "mix", files, SelectSummary(round=0, labelled_rows=len(train)))
+    return store(
+        context, "mix", files, SelectSummary(round=0, labelled_rows=len(train))
+    )
 
 
-def with_base(context: Context, start: Receipt, results: Sequence[Result], **summary: Any) -> str:
+def with_base(
+    context: Context, start: Receipt, results: Sequence[Result], **summary: Any
+) -> str:
     """URI of the state in which the base, with these results, is the first champion."""
     uri = receipt_uri(context, start)
     prepared = load_campaign(context, uri).prepared
     written = evaluate_summary(**{"round": 0, "test_accuracy": 0.1, **summary})
     rows = with_dev(results)
-    measured = store(context, "evaluate", {"results.jsonl": rows}, written, {"candidate": prepared})
-    return receipt_uri(context, first_champion.run(FirstChampionInputs(uri, measured), context))
+    measured = store(
+        context, "evaluate", {"results.jsonl": rows}, written, {"candidate": prepared}
+    )
+    return receipt_uri(
+        context, first_champion.run(FirstChampionInputs(uri, measured), context)
+    )
 
 
 def with_dev(results: Sequence[Result]) -> list[Result]:
@@ -234,7 +276,9 @@ def generated(
     """A generate receipt; `texts` are the answers to each prompt by its text, `hinted` those with a
     hint."""
     samples = [
-        _said(one, index, text) for one in prompts for index, text in enumerate(texts[one.text])
+        _said(one, index, text)
+        for one in prompts
+        for index, text in enumerate(texts[one.text])
     ]
     about: dict[str, Any] = {
         "prompts": len(prompts),
@@ -242,12 +286,17 @@ def generated(
         "distinct_answers": len({(one.prompt_id, one.text) for one in samples}),
         "tokens": sum(one.num_tokens for one in samples),
     }
-    files: dict[str, Sequence[BaseModel]] = {"prompts.jsonl": prompts, "samples.jsonl": samples}
+    files: dict[str, Sequence[BaseModel]] = {
+        "prompts.jsonl": prompts,
+        "samples.jsonl": samples,
+    }
     if hinted is not None:
         first = max(map(len, texts.values()))
         files["hinted_prompts.jsonl"] = [one for one, _ in hinted]
         files["hinted_samples.jsonl"] = [
-            _said(one, index, text) for one, own in hinted for index, text in enumerate(own, first)
+            _said(one, index, text)
+            for one, own in hinted
+            for index, text in enumerate(own, first)
         ]
     return store(context, "generate", files, generate_summary(**{**about, **summary}))
 
@@ -300,7 +349,10 @@ def trained(
         for step, loss in enumerate(losses, 1)
     ]
     return store(
-        context, "train", {"log.jsonl": log}, train_summary(**{"round": round_number, **summary})
+        context,
+        "train",
+        {"log.jsonl": log},
+        train_summary(**{"round": round_number, **summary}),
     )
 
 
@@ -392,7 +444,9 @@ def evaluated(
     }
     written = evaluate_summary(**{**about, **summary})
     rows = with_dev(results) if dev else results
-    return store(context, "evaluate", {"results.jsonl": rows}, written, {"candidate": train})
+    return store(
+        context, "evaluate", {"results.jsonl": rows}, written, {"candidate": train}
+    )
 
 
 def evaluate_summary(**changes: Any) -> EvaluateSummary:
@@ -413,7 +467,9 @@ def evaluate_summary(**changes: Any) -> EvaluateSummary:
         "mean_answer_tokens": 2.0,
         "distinct_share": 0.5,
         "tokens": 100,
-        "intervals": Intervals(validation_accuracy=(0.4, 0.6), test_accuracy=(0.4, 0.6)),
+        "intervals": Intervals(
+            validation_accuracy=(0.4, 0.6), test_accuracy=(0.4, 0.6)
+        ),
         "retention": None,
         "generation_verification": None,
         "diversity": Diversity(

@@ -80,14 +80,20 @@ class Campaign:
             self.context, number, **{"final_loss": 0.2 - number / 1000, **(train or {})}
         )
         measured = evaluated(self.context, candidate, results, **evaluation)
-        mix = first_mix(self.context) if number == 0 else self.mix(number, **(select or {}))
+        mix = (
+            first_mix(self.context)
+            if number == 0
+            else self.mix(number, **(select or {}))
+        )
         return DecideInputs(self.uri, mix, candidate, measured)
 
     def mix(self, number: int, **changes: Any) -> Receipt:
         """What a round trains on."""
         counts = {"shards": ("generate/0",), "tokens_sampled": SAMPLE_TOKENS, **changes}
         files: dict[str, list[Any]] = {"accepted.jsonl": [], "mix.jsonl": []}
-        return store(self.context, "select", files, select_summary(round=number, **counts))
+        return store(
+            self.context, "select", files, select_summary(round=number, **counts)
+        )
 
     def round(self, results: Sequence[Result], **changes: Any) -> Receipt:
         """Decide the next round; its state is what the one after it begins from."""
@@ -112,6 +118,9 @@ def lengths(
 ) -> list[Result]:
     """Results at lengths 8, 9, …, 100 prompts each, the given number right."""
     return results_of(
-        {f"length={8 + n}": [place < own for place in range(100)] for n, own in enumerate(right)},
+        {
+            f"length={8 + n}": [place < own for place in range(100)]
+            for n, own in enumerate(right)
+        },
         split,
     )

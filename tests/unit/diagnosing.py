@@ -15,7 +15,9 @@ def names(**changes: Any) -> list[str]:
 
 
 def the(name: str, **changes: Any) -> Finding:
-    return next(finding for finding in diagnose(evidence(**changes)) if finding.name == name)
+    return next(
+        finding for finding in diagnose(evidence(**changes)) if finding.name == name
+    )
 
 
 SOUND_MEASURES: dict[str, float] = {

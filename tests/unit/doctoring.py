@@ -67,7 +67,10 @@ def sound(
         f"{where}/secrets/ratchet-store-credentials": {
             "metadata": {"name": "ratchet-store-credentials"}
         },
-        f"{where}/configmaps/ratchet-store": {"metadata": {}, "data": {"AWS_REGION": "us-east-1"}},
+        f"{where}/configmaps/ratchet-store": {
+            "metadata": {},
+            "data": {"AWS_REGION": "us-east-1"},
+        },
         f"{where}/resourcequotas": {"items": [quota("16")]},
         f"{where}/limitranges": {"items": []},
         "/api/v1/namespaces/kubeflow/configmaps/workflow-controller-configmap": {
@@ -90,14 +93,18 @@ def sound(
             "spec": {"clusterQueue": "ratchet"}
         },
         "/apis/kueue.x-k8s.io/v1beta2/clusterqueues/ratchet": cluster_queue(gpus="16"),
-        "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1": trainer_schema("runtimePatches"),
+        "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1": trainer_schema(
+            "runtimePatches"
+        ),
         "/api/v1/nodes": {"items": [node(gpus=8), node(gpus=0)]},
     }
     assert profile.config_map == "ratchet-store"
-    manifests = composed("object-store", *components, namespace=NAMESPACE, patches=patches)
-    api.objects[f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies"] = {
-        "items": list(of_kind(manifests, "NetworkPolicy"))
-    }
+    manifests = composed(
+        "object-store", *components, namespace=NAMESPACE, patches=patches
+    )
+    api.objects[
+        f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies"
+    ] = {"items": list(of_kind(manifests, "NetworkPolicy"))}
     for config_map in of_kind(manifests, "ConfigMap"):
         # Renderings are shared by all tests.
         api.objects[f"{where}/configmaps/ratchet-store"] = copy.deepcopy(config_map)
@@ -111,7 +118,9 @@ def sound(
     api.objects[f"/api/v1/namespaces/{NAMESPACE}/pods"] = {"items": [STORE_POD]}
     api.objects["/api/v1/namespaces/default/services/kubernetes"] = {"spec": {}}
     api.objects["/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"] = {
-        "items": [{"ports": [{"port": 6443}], "endpoints": [{"addresses": ["10.0.0.9"]}]}]
+        "items": [
+            {"ports": [{"port": 6443}], "endpoints": [{"addresses": ["10.0.0.9"]}]}
+        ]
     }
 
 
@@ -142,31 +151,52 @@ def node(gpus: int, **spec: Any) -> dict[str, Any]:
     return {
         "metadata": {"name": "n", "labels": {"zone": "a"}},
         "spec": {"taints": taints, **spec},
-        "status": {"allocatable": {"cpu": "64", "memory": "263856Mi", "nvidia.com/gpu": str(gpus)}},
+        "status": {
+            "allocatable": {
+                "cpu": "64",
+                "memory": "263856Mi",
+                "nvidia.com/gpu": str(gpus),
+            }
+        },
     }
 
 
 def cluster_queue(gpus: str) -> dict[str, Any]:
     quotas = {"cpu": "96", "memory": "512Gi", "nvidia.com/gpu": gpus}
-    resources = [{"name": name, "nominalQuota": value} for name, value in quotas.items()]
-    return {"spec": {"resourceGroups": [{"flavors": [{"name": "f", "resources": resources}]}]}}
+    resources = [
+        {"name": name, "nominalQuota": value} for name, value in quotas.items()
+    ]
+    return {
+        "spec": {
+            "resourceGroups": [{"flavors": [{"name": "f", "resources": resources}]}]
+        }
+    }
 
 
 def trainer_schema(*fields: str) -> dict[str, Any]:
     """The part of the server's OpenAPI document that names the fields of a TrainJob."""
     names: dict[str, Any] = {name: {} for name in fields}
     schema = {"properties": {"spec": {"properties": names}}}
-    return {"components": {"schemas": {"org.kubeflow.trainer.v1alpha1.TrainJob": schema}}}
+    return {
+        "components": {"schemas": {"org.kubeflow.trainer.v1alpha1.TrainJob": schema}}
+    }
 
 
 def quota(gpus: str) -> dict[str, Any]:
-    return {"metadata": {"name": "ratchet"}, "spec": {"hard": {"requests.nvidia.com/gpu": gpus}}}
+    return {
+        "metadata": {"name": "ratchet"},
+        "spec": {"hard": {"requests.nvidia.com/gpu": gpus}},
+    }
 
 
 def small_node() -> dict[str, Any]:
     """A node of minikube."""
     allocatable = {"cpu": "3920m", "memory": "8025640Ki"}
-    return {"metadata": {"name": "minikube"}, "spec": {}, "status": {"allocatable": allocatable}}
+    return {
+        "metadata": {"name": "minikube"},
+        "spec": {},
+        "status": {"allocatable": allocatable},
+    }
 
 
 def limit_range(*limits: dict[str, Any]) -> dict[str, Any]:

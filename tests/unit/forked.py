@@ -45,7 +45,11 @@ def start(
 
 
 def _main(
-    module: str, arguments: list[str], environment: dict[str, str], stdout: str, stderr: str
+    module: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    stdout: str,
+    stderr: str,
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)

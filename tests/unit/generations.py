@@ -16,7 +16,8 @@ from tests.unit.crafted import PLAN, ask, prepare_summary, recipe_of, store
 from tests.unit.tiny import save_tiny
 
 PROMPTS = [
-    ask("".join(str((7 * n + m) % 10) for m in range(1 + n % 9)) + f"{n}=", "0") for n in range(24)
+    ask("".join(str((7 * n + m) % 10) for m in range(1 + n % 9)) + f"{n}=", "0")
+    for n in range(24)
 ]
 """Twenty-four questions of two to twelve characters."""
 
@@ -44,7 +45,9 @@ def begun(
         **generate,
     }
     recipe = recipe_of(
-        generate=settings, select=select or {}, train={"num_peers": peers, **(train or {})}
+        generate=settings,
+        select=select or {},
+        train={"num_peers": peers, **(train or {})},
     )
     splits: dict[str, Sequence[Prompt] | Sequence[TrainingRow]] = {
         "splits/unlabelled.jsonl": prompts,
@@ -59,7 +62,9 @@ def begun(
         champion=champion.ref,
         champion_round=0,
         round=0,
-        plan=Plan.model_validate({**PLAN.model_dump(), "samples_per_prompt": 3, **(plan or {})}),
+        plan=Plan.model_validate(
+            {**PLAN.model_dump(), "samples_per_prompt": 3, **(plan or {})}
+        ),
     )
     files = {
         "recipe.json": canonical_json(recipe.model_dump(mode="json")),
@@ -68,13 +73,18 @@ def begun(
     return receipt_uri(context, store(context, "start", files, {}))
 
 
-def _champion(context: Context, architecture: str, peers: int, model: dict[str, Any]) -> Receipt:
+def _champion(
+    context: Context, architecture: str, peers: int, model: dict[str, Any]
+) -> Receipt:
     files: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for peer in range(peers):
             name = "model" if peer == 0 else f"peer-{peer}"
             folder = save_tiny(Path(scratch) / name, architecture, seed=peer, **model)
-            files |= {f"{name}/{path.name}": path.read_bytes() for path in sorted(folder.iterdir())}
+            files |= {
+                f"{name}/{path.name}": path.read_bytes()
+                for path in sorted(folder.iterdir())
+            }
     return store(context, "train", files, {})
 
 

@@ -30,5 +30,7 @@ def gradients(loss: Tensor, model: Any) -> list[Tensor]:
 def assert_same(own: Tensor, expected: Tensor, model: Any) -> None:
     """The same value and the same gradient of every weight."""
     torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-5, check_dtype=False)
-    for mine, other in zip(gradients(own, model), gradients(expected, model), strict=True):
+    for mine, other in zip(
+        gradients(own, model), gradients(expected, model), strict=True
+    ):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)

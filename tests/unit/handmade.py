@@ -43,11 +43,19 @@ from components.errors import RatchetError
 from components.runtime.attempts import Task, attempting
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, Work, commit, commit_once, fetch
-from tests.unit.crafted import ask, evaluate_summary, select_summary, start_summary, train_summary
+from tests.unit.crafted import (
+    ask,
+    evaluate_summary,
+    select_summary,
+    start_summary,
+    train_summary,
+)
 
 RECIPE: dict[str, Any] = {
     "name": "by-hand",
-    "data": {"tasks": [{"task": "reverse", "ladder": {"labelled": [1, 4], "climb": [5, 7]}}]},
+    "data": {
+        "tasks": [{"task": "reverse", "ladder": {"labelled": [1, 4], "climb": [5, 7]}}]
+    },
     "decide": {"goal": {"threshold": 0.9}, "max_rounds": 3},
 }
 HOSTILE = "<script>alert(1)</script> $\\frac{1}{0}$ \x1b[31m\u202e"
@@ -133,7 +141,12 @@ def _selected(number: int) -> SelectSummary:
         bias={"length": 0.125, "answer": 0.0, "slice": 1.0},
         why_blocked="this round teaches errors" if number == 2 else None,
         hinted=HintedCounts(
-            prompts=10, generated=40, accepted=11, dropped={}, filters={}, prompts_accepted=5
+            prompts=10,
+            generated=40,
+            accepted=11,
+            dropped={},
+            filters={},
+            prompts_accepted=5,
         ),
         too_hard=HintPool(found=9, answered=4, waiting=1005),
     )
@@ -145,7 +158,9 @@ def _evaluated(number: int, accuracy: float) -> EvaluateSummary:
     if not number:
         return scores
     ratio = 1.0 - 0.05 * number
-    alarm = CollapseAlarm(measure="distinct_2", value=ratio, limit=0.85, why="fewer word pairs")
+    alarm = CollapseAlarm(
+        measure="distinct_2", value=ratio, limit=0.85, why="fewer word pairs"
+    )
     collapse = Collapse(
         distinct_2=RatioSign(
             value=0.8 * ratio,
@@ -215,7 +230,9 @@ class Campaign:
     """Adds one step after the other to a store; a clock of its own lets every step take known
     seconds."""
 
-    def __init__(self, context: Context, document: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, context: Context, document: dict[str, Any] | None = None
+    ) -> None:
         self.now = 1_700_000_000.0
         self.context = context
         self.recipe: Recipe = parse_recipe(document or RECIPE)
@@ -241,12 +258,18 @@ class Campaign:
             context, task, step, config={"task": name}, inputs=inputs, seed=0, work=work
         )
 
-    def _clocked(self, seconds: float, costs: dict[str, float] | None = None) -> Context:
+    def _clocked(
+        self, seconds: float, costs: dict[str, float] | None = None
+    ) -> Context:
         times = itertools.chain(
-            [self.now + 0.5, self.now + seconds - 0.5], itertools.repeat(self.now + seconds)
+            [self.now + 0.5, self.now + seconds - 0.5],
+            itertools.repeat(self.now + seconds),
         )
         context = dataclasses.replace(
-            self.context, clock=lambda: next(times), started=self.now, costs=dict(costs or {})
+            self.context,
+            clock=lambda: next(times),
+            started=self.now,
+            costs=dict(costs or {}),
         )
         self.now += seconds
         return context
@@ -277,7 +300,10 @@ class Campaign:
             return start_summary(first_mix=self.first_mix.ref)
 
         config = {"code": code} if code else {}
-        context, task = self._clocked(2.0), Task(run_id=self.run_id, name="prepare", round=0)
+        context, task = (
+            self._clocked(2.0),
+            Task(run_id=self.run_id, name="prepare", round=0),
+        )
         with attempting(context, task, "prepare") as attempt:
             self.prepared = commit(
                 context, attempt, "prepare", config=config, inputs={}, seed=0, work=data
@@ -298,7 +324,13 @@ class Campaign:
             )
             inputs["mix"] = self.first_mix
             self.last = commit(
-                context, attempt, "start", config=config, inputs=inputs, seed=0, work=start
+                context,
+                attempt,
+                "start",
+                config=config,
+                inputs=inputs,
+                seed=0,
+                work=start,
             )
         self.state = self.state.model_copy(
             update={
@@ -315,15 +347,24 @@ class Campaign:
         assert earlier.last is not None
         self.prepared = earlier.prepared
         self.first_mix = earlier.first_mix
-        self.state = earlier.state.model_copy(update={"run_id": self.run_id, "start": None})
+        self.state = earlier.state.model_copy(
+            update={"run_id": self.run_id, "start": None}
+        )
 
         def start(folder: Path) -> StartSummary:
             (folder / "recipe.json").write_text(self.recipe.model_dump_json())
             (folder / "state.json").write_text(self.state.model_dump_json())
             return start_summary(first_mix=self.first_mix.ref)
 
-        inputs = {"prepare": self.prepared, "mix": self.first_mix, "resume": earlier.last}
-        context, task = self._clocked(2.0), Task(run_id=self.run_id, name="prepare", round=0)
+        inputs = {
+            "prepare": self.prepared,
+            "mix": self.first_mix,
+            "resume": earlier.last,
+        }
+        context, task = (
+            self._clocked(2.0),
+            Task(run_id=self.run_id, name="prepare", round=0),
+        )
         with attempting(context, task, "prepare") as attempt:
             self.last = commit(
                 context, attempt, "start", config={}, inputs=inputs, seed=0, work=start
@@ -332,7 +373,13 @@ class Campaign:
         return self.last
 
     def round(
-        self, number: int, accuracy: float, verdict: Any, *, stop: Any = None, text: str = "21 = 12"
+        self,
+        number: int,
+        accuracy: float,
+        verdict: Any,
+        *,
+        stop: Any = None,
+        text: str = "21 = 12",
     ) -> Receipt:
         """A whole round; round 0 has no samples of its own."""
         inputs = {"prepare": self.prepared}
@@ -397,7 +444,9 @@ class Campaign:
             "candidate": receipts["train"],
             "results": receipts["evaluate"],
         }
-        self.last = self.step("decide", f"decide-r{number}", number, named, decide, seconds=1.0)
+        self.last = self.step(
+            "decide", f"decide-r{number}", number, named, decide, seconds=1.0
+        )
         return self.last
 
     def publish(self, *, target_met: bool) -> Receipt:
@@ -426,10 +475,13 @@ class Campaign:
                 scores=None,
             )
 
-        receipt = self.step("publish", "publish", number, {"state": self._state_receipt()}, work)
+        receipt = self.step(
+            "publish", "publish", number, {"state": self._state_receipt()}, work
+        )
         for name in receipt.objects:
             self.context.store.put_bytes(
-                f"models/by-hand/v1/{name}", fetch(self.context, receipt, name).read_bytes()
+                f"models/by-hand/v1/{name}",
+                fetch(self.context, receipt, name).read_bytes(),
             )
         return receipt
 
@@ -449,11 +501,19 @@ class Campaign:
         return self.last
 
     def _advance(
-        self, number: int, accuracy: float, verdict: Any, stop: Any, receipts: Any, text: str
+        self,
+        number: int,
+        accuracy: float,
+        verdict: Any,
+        stop: Any,
+        receipts: Any,
+        text: str,
     ) -> None:
         made = 800 if number else 0
         dropped = (
-            {"verifier": 300 - 40 * number, "duplicate": 90, "unfinished": 12} if number else {}
+            {"verifier": 300 - 40 * number, "duplicate": 90, "unfinished": 12}
+            if number
+            else {}
         )
         cause = Cause(
             name="low_diversity",
@@ -473,7 +533,8 @@ class Campaign:
             interval=(accuracy - 0.05, min(1.0, accuracy + 0.045)),
             test_score=accuracy - 0.01,
             slices={
-                f"length={n}": max(0.0, min(1.0, accuracy + (5 - n) * 0.1)) for n in range(1, 12)
+                f"length={n}": max(0.0, min(1.0, accuracy + (5 - n) * 0.1))
+                for n in range(1, 12)
             },
             generated=made,
             accepted=made - sum(dropped.values()),
@@ -499,7 +560,8 @@ class Campaign:
                 "champion_evaluation": receipts["evaluate"].ref
                 if won
                 else self.state.champion_evaluation,
-                "first_evaluation": self.state.first_evaluation or receipts["evaluate"].ref,
+                "first_evaluation": self.state.first_evaluation
+                or receipts["evaluate"].ref,
                 "plan": self.state.plan.model_copy(
                     update={"temperature": 0.7 + 0.1 * number, "level": 5 + number}
                 ),
@@ -530,17 +592,26 @@ class Campaign:
                     detail=f"expected {n}",
                     row={"prompt_id": f"p{n}", "text": f"{text} {n}"},
                 )
-                for reason, count in (("verifier", 260), ("duplicate", 90), ("unfinished", 1))
+                for reason, count in (
+                    ("verifier", 260),
+                    ("duplicate", 90),
+                    ("unfinished", 1),
+                )
                 for n in range(count)
             ),
         )
         return _selected(number)
 
-    def _evaluation(self, folder: Path, number: int, accuracy: float, text: str) -> EvaluateSummary:
+    def _evaluation(
+        self, folder: Path, number: int, accuracy: float, text: str
+    ) -> EvaluateSummary:
         num_right = int(accuracy * len(TEST_PROMPTS))
         write_rows(
             folder / "results.jsonl",
-            (_test_result(n, text, correct=n < num_right) for n in range(len(TEST_PROMPTS))),
+            (
+                _test_result(n, text, correct=n < num_right)
+                for n in range(len(TEST_PROMPTS))
+            ),
         )
         return _evaluated(number, accuracy)
 

@@ -75,7 +75,10 @@ def begun(
         "test": (),
     }
     prepared = store(
-        context, "prepare", {f"splits/{name}.jsonl": own for name, own in splits.items()}, {}
+        context,
+        "prepare",
+        {f"splits/{name}.jsonl": own for name, own in splits.items()},
+        {},
     )
     state = State(
         run_id="crafted-run",
@@ -94,12 +97,21 @@ def begun(
 
 def after(context: Context, uri: str, *selections: Receipt) -> str:
     """URI of the state of the same campaign after as many rounds as there are selections."""
-    start = json.loads(context.store.get_bytes(uri.removeprefix(f"{context.store.root}/")))
-    state = State.model_validate_json(context.store.get_bytes(_object(start, "state.json")))
-    changes = {"round": len(selections), "selections": tuple(one.ref for one in selections)}
+    start = json.loads(
+        context.store.get_bytes(uri.removeprefix(f"{context.store.root}/"))
+    )
+    state = State.model_validate_json(
+        context.store.get_bytes(_object(start, "state.json"))
+    )
+    changes = {
+        "round": len(selections),
+        "selections": tuple(one.ref for one in selections),
+    }
     files = {
         "recipe.json": context.store.get_bytes(_object(start, "recipe.json")),
-        "state.json": canonical_json(state.model_copy(update=changes).model_dump(mode="json")),
+        "state.json": canonical_json(
+            state.model_copy(update=changes).model_dump(mode="json")
+        ),
     }
     return receipt_uri(context, store(context, "start", files, changes))
 

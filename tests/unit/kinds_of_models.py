@@ -51,9 +51,13 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def random_model(kind: str, **settings: Any) -> Any:
     """A model of which no weight is what it was initialised with, so that biases count too."""
-    config = transformers.AutoConfig.for_model(kind, **{**SHAPE, **KINDS.get(kind, {}), **settings})
+    config = transformers.AutoConfig.for_model(
+        kind, **{**SHAPE, **KINDS.get(kind, {}), **settings}
+    )
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager"
+    )
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.2 * torch.randn_like(weight))

@@ -65,7 +65,9 @@ def nothing() -> None:
     """What happens between two looks at a job that just runs."""
 
 
-def keep(api: KubernetesApi, *conditions: Callable[[], None], spec: TrainJobSpec = SPEC) -> str:
+def keep(
+    api: KubernetesApi, *conditions: Callable[[], None], spec: TrainJobSpec = SPEC
+) -> str:
     """Put a job there that somebody else created, and return its uid."""
     job = stored(manifest(spec))
     api.jobs[NAME] = job

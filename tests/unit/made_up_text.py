@@ -9,7 +9,10 @@ import random
 @functools.cache
 def vocabulary() -> list[str]:
     """2,000 made-up words."""
-    return ["".join(random.Random(number).choices("aeioulnrst", k=6)) for number in range(2000)]
+    return [
+        "".join(random.Random(number).choices("aeioulnrst", k=6))
+        for number in range(2000)
+    ]
 
 
 def sentence(draw: random.Random, length: int = 18) -> str:

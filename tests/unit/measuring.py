@@ -18,7 +18,13 @@ from components.evaluate.step import EvaluateInputs, run
 from components.runtime.attempts import Task
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch, receipt_uri
-from tests.unit.crafted import PLAN, prepare_summary, start_summary, store, train_summary
+from tests.unit.crafted import (
+    PLAN,
+    prepare_summary,
+    start_summary,
+    store,
+    train_summary,
+)
 from tests.unit.tiny import save_tiny
 
 DIGITS = "0123456789"
@@ -28,14 +34,22 @@ def question(number: int, **tags: str) -> Prompt:
     """`17=`, to be answered 1: checked by exact match."""
     text = f"{number:02d}="
     return Prompt(
-        id=prompt_id(text), text=text, verifier="exact", reference={"answer": text[0]}, tags=tags
+        id=prompt_id(text),
+        text=text,
+        verifier="exact",
+        reference={"answer": text[0]},
+        tags=tags,
     )
 
 
 def human(number: int) -> TrainingRow:
     """A text that people wrote."""
     return TrainingRow(
-        id=f"row-{number}", prompt="", completion=f"{number}+{number}", source="labelled", round=0
+        id=f"row-{number}",
+        prompt="",
+        completion=f"{number}+{number}",
+        source="labelled",
+        round=0,
     )
 
 
@@ -88,7 +102,13 @@ def model(context: Context, seed: int, **settings: Any) -> Receipt:
 
     task = Task(run_id="crafted-run", name="train-crafted", round=0)
     return commit_once(
-        context, task, "train", config={"weights": seed}, inputs={}, seed=seed, work=work
+        context,
+        task,
+        "train",
+        config={"weights": seed},
+        inputs={},
+        seed=seed,
+        work=work,
     )
 
 

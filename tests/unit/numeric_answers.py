@@ -13,7 +13,10 @@ from components.verifiers import final_number, verify
 
 def question(answer: str) -> Prompt:
     return Prompt(
-        id=prompt_id("?"), text="?", verifier="numeric", reference={"answer": str(answer)}
+        id=prompt_id("?"),
+        text="?",
+        verifier="numeric",
+        reference={"answer": str(answer)},
     )
 
 

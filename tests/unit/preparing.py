@@ -15,7 +15,12 @@ RECIPE: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
     "model": {
-        "scratch": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32}
+        "scratch": {
+            "hidden_size": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+            "intermediate_size": 32,
+        }
     },
     "data": {
         "tasks": [
@@ -34,10 +39,18 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def prepare(context: Context, recipe: dict[str, Any] = RECIPE, **inputs: Any) -> Receipt:
+def prepare(
+    context: Context, recipe: dict[str, Any] = RECIPE, **inputs: Any
+) -> Receipt:
     return run(
         PrepareInputs(
-            **{"recipe": recipe, "overrides": {}, "resume_from": "", "job_id": "", **inputs}
+            **{
+                "recipe": recipe,
+                "overrides": {},
+                "resume_from": "",
+                "job_id": "",
+                **inputs,
+            }
         ),
         context,
     )

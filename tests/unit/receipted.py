@@ -48,7 +48,13 @@ def commit(
     inputs: dict[str, Receipt] | None = None,
 ) -> Receipt:
     return commit_once(
-        context, TASK, "train", config={"rate": rate}, inputs=inputs or {}, seed=seed, work=work
+        context,
+        TASK,
+        "train",
+        config={"rate": rate},
+        inputs=inputs or {},
+        seed=seed,
+        work=work,
     )
 
 
@@ -57,9 +63,13 @@ def attempts_of(context: Context) -> list[Attempt]:
     return [Attempt.from_bytes(context.store.get_bytes(key)) for key in addresses]
 
 
-def rewrite(context: Context, receipt: Receipt, change: Callable[[dict[str, Any]], object]) -> None:
+def rewrite(
+    context: Context, receipt: Receipt, change: Callable[[dict[str, Any]], object]
+) -> None:
     """Put a changed document, with a checksum that fits, in the receipt's place."""
     document = receipt.model_dump(mode="json")
     change(document)
     document["checksum"] = digest_of(document)
-    context.store.put_bytes(keys.receipt_key(receipt.step, receipt.key), canonical_json(document))
+    context.store.put_bytes(
+        keys.receipt_key(receipt.step, receipt.key), canonical_json(document)
+    )

@@ -29,12 +29,16 @@ SPLITS = {
 }
 
 
-def taught_by(context: Context, receipts: Sequence[Receipt], number: int = 12) -> list[Prompt]:
+def taught_by(
+    context: Context, receipts: Sequence[Receipt], number: int = 12
+) -> list[Prompt]:
     """Prompts of which each model, in turn, has the right answer to its part, and no other."""
     from components.modeling.inference.answers import load_for_answers, sample_all
     from components.modeling.inference.sampling import Sampling
 
-    greedy = Sampling(temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=4, batch_size=64)
+    greedy = Sampling(
+        temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=4, batch_size=64
+    )
     prompts = QUESTIONS[:number]
     texts = []
     for receipt in receipts:
@@ -42,7 +46,10 @@ def taught_by(context: Context, receipts: Sequence[Receipt], number: int = 12) -
         loaded, codec = load_for_answers(folder, "")
         seeds = [[0]] * len(prompts)
         texts.append(
-            [one.text for one in sample_all(context, loaded, codec, prompts, seeds, greedy)]
+            [
+                one.text
+                for one in sample_all(context, loaded, codec, prompts, seeds, greedy)
+            ]
         )
         shutil.rmtree(folder)
     return [
@@ -56,12 +63,16 @@ def taught_by(context: Context, receipts: Sequence[Receipt], number: int = 12) -
 def campaign(
     context: Context, base: Receipt, vault: Sequence[Prompt] = (), **sections: Any
 ) -> Receipt:
-    recipe = recipe_of(generate={"max_new_tokens": 4}, **{"publish": {"name": NAME}, **sections})
+    recipe = recipe_of(
+        generate={"max_new_tokens": 4}, **{"publish": {"name": NAME}, **sections}
+    )
     splits = {**SPLITS, "vault": vault} if vault else SPLITS
     return begun(context, recipe, base=base, **splits)
 
 
-def state_of(context: Context, start: Receipt, champion: Receipt, **changes: Any) -> str:
+def state_of(
+    context: Context, start: Receipt, champion: Receipt, **changes: Any
+) -> str:
     evaluation = evaluate(context, start, champion)
     state = {
         "champion": champion.ref,
@@ -72,7 +83,9 @@ def state_of(context: Context, start: Receipt, champion: Receipt, **changes: Any
     return decided(context, start, **{**state, **changes})
 
 
-def publish(context: Context, start: Receipt, champion: Receipt, **changes: Any) -> PublishSummary:
+def publish(
+    context: Context, start: Receipt, champion: Receipt, **changes: Any
+) -> PublishSummary:
     receipt = run(PublishInputs(state_of(context, start, champion, **changes)), context)
     return read_summary(receipt, PublishSummary)
 
@@ -110,10 +123,14 @@ def cut_before_each_write(
         return writing
 
     monkeypatch.setattr(
-        type(context.store), "put_bytes", lambda self, *a, **o: counted(put_bytes)(*a, **o)
+        type(context.store),
+        "put_bytes",
+        lambda self, *a, **o: counted(put_bytes)(*a, **o),
     )
     monkeypatch.setattr(
-        type(context.store), "put_file", lambda self, *a, **o: counted(put_file)(*a, **o)
+        type(context.store),
+        "put_file",
+        lambda self, *a, **o: counted(put_file)(*a, **o),
     )
     while True:
         writes = 0

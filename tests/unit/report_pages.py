@@ -38,6 +38,8 @@ def round_of(page: str, number: int) -> str:
 
 def first_screen(page: str) -> str:
     """The text of the page before its first section, in one line."""
-    text = html.unescape(re.sub(r"<[^>]+>", " ", page.split("</style>")[1].split("</header>")[0]))
+    text = html.unescape(
+        re.sub(r"<[^>]+>", " ", page.split("</style>")[1].split("</header>")[0])
+    )
     # Code and text of a sentence are divided by tags.
     return re.sub(r" ([.,:])", r"\1", " ".join(text.split()))

@@ -11,9 +11,17 @@ from components.runtime.context import Context
 from components.runtime.receipts import Receipt, read_summary
 from tests.unit.crafted import ask, decided, generated, prepare, recipe_of
 
-PROMPTS = [ask(f"{a}+{b}=", str(a + b), task="sum") for a in range(1, 7) for b in range(1, 7)]
+PROMPTS = [
+    ask(f"{a}+{b}=", str(a + b), task="sum") for a in range(1, 7) for b in range(1, 7)
+]
 LABELLED = [
-    TrainingRow(id=f"labelled-{n}", prompt=f"{n}+0=", completion=str(n), source="labelled", round=0)
+    TrainingRow(
+        id=f"labelled-{n}",
+        prompt=f"{n}+0=",
+        completion=str(n),
+        source="labelled",
+        round=0,
+    )
     for n in range(10)
 ]
 
@@ -31,7 +39,9 @@ def campaign(
     recipe: Recipe | None = None,
     **state: Any,
 ) -> str:
-    prepared = prepare(context, recipe or recipe_of(), train=LABELLED, validation=validation)
+    prepared = prepare(
+        context, recipe or recipe_of(), train=LABELLED, validation=validation
+    )
     return decided(context, prepared, **state)
 
 
@@ -40,7 +50,14 @@ def shards(
 ) -> tuple[Receipt, ...]:
     texts = {prompt.text: answers(prompt) for prompt in prompts}
     return tuple(
-        generated(context, prompts[shard::number], texts, shard=shard, shards=number, **summary)
+        generated(
+            context,
+            prompts[shard::number],
+            texts,
+            shard=shard,
+            shards=number,
+            **summary,
+        )
         for shard in range(number)
     )
 

@@ -16,7 +16,9 @@ from components.select.scored_sample_file import ScoredSampleFile
 from components.select.scored_samples import Outcome, ScoredSample, make_scored_samples
 from tests.unit.crafted import say
 
-LABEL_FREE = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_threshold=1.0)
+LABEL_FREE = SelectSection(
+    verifier=False, max_length_ratio=1000.0, minhash_threshold=1.0
+)
 """Filters that look at no answer's truth, and let nearly every text through."""
 
 
@@ -28,7 +30,8 @@ def with_settings(**settings: object) -> SelectSection:
 def answers(prompt: Prompt, *texts: str) -> list[ScoredSample]:
     """Its samples, joined and counted."""
     return make_scored_samples(
-        {prompt.id: prompt}, [say(prompt, index, text) for index, text in enumerate(texts)]
+        {prompt.id: prompt},
+        [say(prompt, index, text) for index, text in enumerate(texts)],
     )
 
 
@@ -53,7 +56,9 @@ def account_of(
     return kept, dropped, account
 
 
-def select(samples: Sequence[ScoredSample], section: SelectSection, **settings: Any) -> Outcome:
+def select(
+    samples: Sequence[ScoredSample], section: SelectSection, **settings: Any
+) -> Outcome:
     """What all filters keep and drop."""
     kept, dropped, _ = account_of(samples, section, **settings)
     return kept, dropped

@@ -39,7 +39,9 @@ def watch(
     return ended.state, status, heard
 
 
-def cli(kfp: KfpApi, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def cli(
+    kfp: KfpApi, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
     kept = {
         name: value
         for name, value in os.environ.items()

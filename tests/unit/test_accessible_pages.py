@@ -34,7 +34,9 @@ def report_of_a_failure(context: Context) -> str:
 
 
 def review(context: Context) -> str:
-    rows = [ReviewRow(id=f"{number:016x}", prompt="2+2", answer="4") for number in range(3)]
+    rows = [
+        ReviewRow(id=f"{number:016x}", prompt="2+2", answer="4") for number in range(3)
+    ]
     return page_of("run-0123456789", 2, rows)
 
 

@@ -14,7 +14,11 @@ from safetensors.torch import load_file, save_file
 from components.contracts.recipe import LoraSection, LoraStructure
 from components.errors import Corrupt, UserError
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
-from components.train.process.adapter_merge import merged_state, plain_state, verify_merge
+from components.train.process.adapter_merge import (
+    merged_state,
+    plain_state,
+    verify_merge,
+)
 from components.train.process.adapters import (
     adapters_off,
     attach,
@@ -52,7 +56,9 @@ def test_a_fresh_adapter_leaves_the_function_as_it_is_and_training_leaves_the_ba
 def test_only_the_adapters_and_what_is_unfrozen_are_trained() -> None:
     model = attach(
         made("llama"),
-        LoraStructure(rank=2, unfrozen_layers=1, unfrozen_modules=("model.norm", "lm_head")),
+        LoraStructure(
+            rank=2, unfrozen_layers=1, unfrozen_modules=("model.norm", "lm_head")
+        ),
     )
     names = {name for name, weight in model.named_parameters() if weight.requires_grad}
     whole = ("model.layers.1.", "model.norm.", "lm_head.")
@@ -69,7 +75,9 @@ def test_only_the_adapters_and_what_is_unfrozen_are_trained() -> None:
         )
     }
     plain = {name for name in names if ".lora_" not in name}
-    assert plain == {name for name in made("llama").state_dict() if name.startswith(whole)}
+    assert plain == {
+        name for name in made("llama").state_dict() if name.startswith(whole)
+    }
 
 
 def test_dropout_is_off_until_the_model_is_trained() -> None:
@@ -85,7 +93,11 @@ GROWN: list[tuple[str, LoraStructure, bool]] = [
     ("a rank no multiple of the old one", SMALL.model_copy(update={"rank": 5}), False),
     ("scale", SMALL.model_copy(update={"rank": 4, "scale": 0.7}), False),
     ("a layer in full", SMALL.model_copy(update={"unfrozen_layers": 1}), False),
-    ("all layers in full", SMALL.model_copy(update={"rank": 3, "unfrozen_layers": 9}), False),
+    (
+        "all layers in full",
+        SMALL.model_copy(update={"rank": 3, "unfrozen_layers": 9}),
+        False,
+    ),
     (
         "norms and the head in full",
         SMALL.model_copy(update={"unfrozen_modules": ("norms", "embed_tokens")}),
@@ -96,7 +108,9 @@ GROWN: list[tuple[str, LoraStructure, bool]] = [
 
 @pytest.mark.parametrize("architecture", ["llama", "llama-nope"])
 @pytest.mark.parametrize(
-    ("structure", "to_the_bit"), [case[1:] for case in GROWN], ids=[case[0] for case in GROWN]
+    ("structure", "to_the_bit"),
+    [case[1:] for case in GROWN],
+    ids=[case[0] for case in GROWN],
 )
 def test_a_grown_adapter_computes_the_old_function(
     tmp_path: Path, architecture: str, structure: LoraStructure, to_the_bit: bool
@@ -110,7 +124,13 @@ def test_a_grown_adapter_computes_the_old_function(
 
 
 @pytest.mark.parametrize(
-    "grow", [{"rank": 4}, {"scale": 0.7}, {"unfrozen_layers": 1}, {"unfrozen_modules": ("ln_f",)}]
+    "grow",
+    [
+        {"rank": 4},
+        {"scale": 0.7},
+        {"unfrozen_layers": 1},
+        {"unfrozen_modules": ("ln_f",)},
+    ],
 )
 def test_gpt2_grows_too_though_its_weights_lie_the_other_way(
     tmp_path: Path, grow: dict[str, Any]
@@ -126,28 +146,40 @@ def test_with_its_adapters_off_a_model_is_the_base_and_is_trained_as_before_afte
 ) -> None:
     saved, before = adapter(tmp_path, architecture)
     model = attach(made(architecture), SMALL, saved)
-    trainable = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    trainable = [
+        name for name, weight in model.named_parameters() if weight.requires_grad
+    ]
     with adapters_off(model):
         assert torch.equal(logits(model), logits(made(architecture)))
     torch.testing.assert_close(logits(model), before, **CLOSE)
-    assert trainable == [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert trainable == [
+        name for name, weight in model.named_parameters() if weight.requires_grad
+    ]
 
 
 def test_an_lstm_grows_into_its_recurrent_layers_last_first(tmp_path: Path) -> None:
     saved, before = adapter(tmp_path, "lstm")
-    grown = attach(made("lstm"), LoraStructure(rank=8, scale=3.0, unfrozen_layers=1), saved)
+    grown = attach(
+        made("lstm"), LoraStructure(rank=8, scale=3.0, unfrozen_layers=1), saved
+    )
     torch.testing.assert_close(logits(grown), before, **CLOSE)
-    assert {name for name, weight in grown.model.named_parameters() if weight.requires_grad} == {
+    assert {
+        name for name, weight in grown.model.named_parameters() if weight.requires_grad
+    } == {
         f"lstm.{kind}_l1" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     }
-    whole = attach(made("lstm"), LoraStructure(rank=8, scale=3.0, unfrozen_layers=2), saved)
+    whole = attach(
+        made("lstm"), LoraStructure(rank=8, scale=3.0, unfrozen_layers=2), saved
+    )
     assert all(weight.requires_grad for weight in whole.model.lstm.parameters())
 
 
 def test_new_targets_begin_at_zero(tmp_path: Path) -> None:
     few = LoraStructure(rank=2, targets=("q_proj", "v_proj"))
     saved, before = adapter(tmp_path, "llama", few)
-    more = few.model_copy(update={"targets": ("q_proj", "v_proj", "mlp.up_proj", "lm_head")})
+    more = few.model_copy(
+        update={"targets": ("q_proj", "v_proj", "mlp.up_proj", "lm_head")}
+    )
     grown = attach(made("llama"), more, saved)
     assert torch.equal(logits(grown), before)
     assert not grown.lm_head.lora_B["default"].weight.any()
@@ -168,7 +200,9 @@ def test_growth_goes_on_from_growth(tmp_path: Path) -> None:
     second = SMALL.model_copy(update={"rank": 4, "unfrozen_layers": 1})
     model = trained(attach(made("gpt2"), second, saved))
     save_adapter(model, second, tmp_path / "second")
-    third = second.model_copy(update={"rank": 8, "unfrozen_modules": ("norms", "ln_f", "wte")})
+    third = second.model_copy(
+        update={"rank": 8, "unfrozen_modules": ("norms", "ln_f", "wte")}
+    )
     torch.testing.assert_close(
         logits(attach(made("gpt2"), third, tmp_path / "second")), logits(model), **CLOSE
     )
@@ -191,13 +225,17 @@ def test_a_smaller_rank_keeps_the_strongest_part_of_the_product(
             left, strengths, right = torch.linalg.svd(large.scale * b @ a)
             best = left[:, :rank] * strengths[:rank] @ right[:rank]
             weights = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-            torch.testing.assert_close(3.0 * weights.double(), best, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                3.0 * weights.double(), best, rtol=1e-4, atol=1e-5
+            )
         distances.append(float((logits(model) - before).abs().max()))
         trained(model)
     assert distances[0] > distances[-1] > 0
 
 
-def test_a_rank_that_was_never_used_is_given_up_without_a_change(tmp_path: Path) -> None:
+def test_a_rank_that_was_never_used_is_given_up_without_a_change(
+    tmp_path: Path,
+) -> None:
     saved, _ = adapter(tmp_path / "small", "llama")
     grown_structure = SMALL.model_copy(update={"rank": 8})
     grown = attach(made("llama"), grown_structure, saved)
@@ -263,27 +301,37 @@ def test_all_linear_leaves_the_head_unless_there_is_nothing_else() -> None:
     assert resolve(made("gpt2"), SMALL).adapted["transformer.h.0.attn.c_attn"] is True
     with pytest.raises(UserError, match="none but what is tied to the embedding"):
         resolve(
-            LstmForCausalLM(LstmConfig(vocab_size=21, hidden_size=8, tie_word_embeddings=True)),
+            LstmForCausalLM(
+                LstmConfig(vocab_size=21, hidden_size=8, tie_word_embeddings=True)
+            ),
             SMALL,
         )
 
 
-def test_a_tied_embedding_is_trained_and_merged_as_one_if_it_is_named(tmp_path: Path) -> None:
+def test_a_tied_embedding_is_trained_and_merged_as_one_if_it_is_named(
+    tmp_path: Path,
+) -> None:
     structure = LoraStructure(rank=2, unfrozen_modules=("wte",))
     model = trained(attach(made("gpt2"), structure))
     save_adapter(model, structure, tmp_path)
     merged = merged_state(model)
     assert "lm_head.weight" not in merged
-    assert not torch.equal(merged["transformer.wte.weight"], made("gpt2").transformer.wte.weight)
+    assert not torch.equal(
+        merged["transformer.wte.weight"], made("gpt2").transformer.wte.weight
+    )
     verify_merge(plain_state(made("gpt2")), tmp_path, merged)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_peft_itself_reads_the_folder(tmp_path: Path, architecture: str) -> None:
-    structure = SMALL.model_copy(update={"unfrozen_layers": 2 if architecture == "lstm" else 1})
+    structure = SMALL.model_copy(
+        update={"unfrozen_layers": 2 if architecture == "lstm" else 1}
+    )
     saved, before = adapter(tmp_path, architecture, structure)
     torch.testing.assert_close(
-        logits(PeftModel.from_pretrained(made(architecture), saved).eval()), before, **CLOSE
+        logits(PeftModel.from_pretrained(made(architecture), saved).eval()),
+        before,
+        **CLOSE,
     )
 
 
@@ -292,7 +340,11 @@ def test_the_folder_is_the_same_whenever_it_is_written(tmp_path: Path) -> None:
     for name in ("one", "two"):
         adapter(tmp_path / name, "llama", structure)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert files == ["adapter_config.json", "adapter_model.safetensors", "structure.json"]
+    assert files == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "structure.json",
+    ]
     assert all(
         (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
         for name in files

@@ -14,7 +14,11 @@ from torch import Tensor
 from components.contracts.recipe import LoraStructure
 from components.errors import RatchetError
 from components.modeling.load import load_model, save_checkpoint
-from components.train.process.adapter_merge import merged_state, plain_state, verify_merge
+from components.train.process.adapter_merge import (
+    merged_state,
+    plain_state,
+    verify_merge,
+)
 from components.train.process.adapters import attach, save_adapter
 from tests.unit.adapting import CLOSE, SMALL, logits, made, trained
 from tests.unit.tiny import ARCHITECTURES, save_tiny, tiny_model
@@ -26,7 +30,9 @@ STRUCTURES = [
 ]
 
 
-@pytest.mark.parametrize("structure", STRUCTURES, ids=["adapters", "some in full", "all in full"])
+@pytest.mark.parametrize(
+    "structure", STRUCTURES, ids=["adapters", "some in full", "all in full"]
+)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_merged_model_is_exported_verified_and_computes_the_same(
     tmp_path: Path, architecture: str, structure: LoraStructure
@@ -39,9 +45,13 @@ def test_the_merged_model_is_exported_verified_and_computes_the_same(
     clean.load_state_dict(merged, strict=False)
     save_checkpoint(clean, tiny_model(architecture)[1].tokenizer, tmp_path / "merged")
     exported = load_file(tmp_path / "merged" / "model.safetensors")
-    assert exported.keys() == load_file(base / "model.safetensors").keys() == merged.keys()
+    assert (
+        exported.keys() == load_file(base / "model.safetensors").keys() == merged.keys()
+    )
     verify_merge(plain_state(load_model(base)), tmp_path / "adapter", exported)
-    torch.testing.assert_close(logits(load_model(tmp_path / "merged")), logits(model), **CLOSE)
+    torch.testing.assert_close(
+        logits(load_model(tmp_path / "merged")), logits(model), **CLOSE
+    )
 
 
 def nudged(name: str) -> Callable[[dict[str, Tensor]], None]:
@@ -64,19 +74,36 @@ ADAPTED, UNTOUCHED, IN_FULL = (
         (nudged(ADAPTED), ADAPTED),
         (nudged(UNTOUCHED), UNTOUCHED),
         (nudged(IN_FULL), IN_FULL),
-        (lambda merged: merged.pop(UNTOUCHED), f"{UNTOUCHED} is missing from the merged model"),
+        (
+            lambda merged: merged.pop(UNTOUCHED),
+            f"{UNTOUCHED} is missing from the merged model",
+        ),
         (
             lambda merged: merged.update({"surplus.weight": torch.zeros(2)}),
             "surplus.weight is unknown to the base",
         ),
         (
-            lambda merged: merged.update({ADAPTED: made("llama").get_parameter(ADAPTED).detach()}),
+            lambda merged: merged.update(
+                {ADAPTED: made("llama").get_parameter(ADAPTED).detach()}
+            ),
             ADAPTED,
         ),
         (lambda merged: merged.update({ADAPTED: merged[ADAPTED].T}), ADAPTED),
-        (lambda merged: merged.update({ADAPTED: merged[ADAPTED] * float("nan")}), ADAPTED),
+        (
+            lambda merged: merged.update({ADAPTED: merged[ADAPTED] * float("nan")}),
+            ADAPTED,
+        ),
     ],
-    ids=["adapted", "untouched", "in full", "missing", "surplus", "not merged", "turned", "nan"],
+    ids=[
+        "adapted",
+        "untouched",
+        "in full",
+        "missing",
+        "surplus",
+        "not merged",
+        "turned",
+        "nan",
+    ],
 )
 def test_a_merged_model_that_differs_in_one_tensor_is_refused(
     tmp_path: Path, tamper: Callable[[dict[str, Tensor]], Any], named: str
@@ -91,7 +118,9 @@ def test_a_merged_model_that_differs_in_one_tensor_is_refused(
         verify_merge(base, tmp_path, merged)
 
 
-def test_a_merged_model_in_half_precision_is_within_its_rounding(tmp_path: Path) -> None:
+def test_a_merged_model_in_half_precision_is_within_its_rounding(
+    tmp_path: Path,
+) -> None:
     model = trained(attach(made("llama"), SMALL))
     save_adapter(model, SMALL, tmp_path)
     half = {name: one.to(torch.bfloat16) for name, one in merged_state(model).items()}

@@ -96,7 +96,9 @@ def state_after(context: Context, uri: str, champion: Receipt, **plan: Any) -> s
     return receipt_uri(context, store(context, "decide", files, Plain({})))
 
 
-def with_full_champion(context: Context, **section: Any) -> tuple[str, Receipt, Receipt]:
+def with_full_champion(
+    context: Context, **section: Any
+) -> tuple[str, Receipt, Receipt]:
     """A campaign whose champion was trained in full, gone on with under `section`.
 
     Returns:
@@ -107,7 +109,9 @@ def with_full_champion(context: Context, **section: Any) -> tuple[str, Receipt, 
     mix = mix_of(context, start)
     champion = train(context, TrainInputs(uri, mix))
     decided = state_after(context, uri, champion)
-    resumed = prepare(context, changed(train={**ADAPTED, **section}), resume_from=decided)
+    resumed = prepare(
+        context, changed(train={**ADAPTED, **section}), resume_from=decided
+    )
     return receipt_uri(context, resumed), mix, champion
 
 
@@ -144,17 +148,23 @@ def test_adapters_are_added_to_a_champion_that_was_trained_in_full(
         champion_model = model_of(context, champion)
         champion_logits = logits_of(champion_model)
         job = job_of(context, inputs, tmp_path / f"job-{number}")
-        assert torch.equal(started(job), champion_logits), "nothing is computed otherwise"
+        assert torch.equal(started(job), champion_logits), (
+            "nothing is computed otherwise"
+        )
         candidate = train(context, inputs)
         assert candidate.config[FROZEN] == "champion"
         assert read_summary(candidate, TrainSummary).init_from == "champion"
         parts, _ = read_adapter(fetch_folder(context, candidate, "adapter"))
         assert parts.structure == job.lora
         merged = model_of(context, candidate)
-        assert not torch.equal(logits_of(merged), champion_logits), "and they are trained"
+        assert not torch.equal(logits_of(merged), champion_logits), (
+            "and they are trained"
+        )
         weights = champion_model.state_dict()
         trained = {
-            name for name, weight in merged.state_dict().items() if not weight.equal(weights[name])
+            name
+            for name, weight in merged.state_dict().items()
+            if not weight.equal(weights[name])
         }
         assert trained
         assert all("q_proj" in name or "v_proj" in name for name in trained)
@@ -192,7 +202,9 @@ STRUCTURES = [
 ]
 
 
-def test_no_structure_changes_what_the_champion_computes(context: Context, tmp_path: Path) -> None:
+def test_no_structure_changes_what_the_champion_computes(
+    context: Context, tmp_path: Path
+) -> None:
     uri, mix, champion = with_full_champion(context)
     expected = logits_of(model_of(context, champion))
     for number, structure in enumerate(STRUCTURES):
@@ -209,7 +221,9 @@ def test_the_base_stays_what_losses_and_first_rounds_compare_with(
     job = job_of(context, TrainInputs(uri, mix), tmp_path / "job")
     assert job.base is not None
     assert torch.equal(logits_of(load_model(job.base)), base)
-    assert torch.equal(logits_of(load_model(job.init)), logits_of(model_of(context, champion)))
+    assert torch.equal(
+        logits_of(load_model(job.init)), logits_of(model_of(context, champion))
+    )
     # Each round from the base: its adapters stand beside the base, as they always did.
     settings = changed(train={**ADAPTED, "init_from": "base"})
     resumed = prepare(context, settings, resume_from=uri)
@@ -220,7 +234,9 @@ def test_the_base_stays_what_losses_and_first_rounds_compare_with(
     assert torch.equal(started(from_base), base)
 
 
-def test_adapters_beside_the_base_go_on_as_they_did(context: Context, tmp_path: Path) -> None:
+def test_adapters_beside_the_base_go_on_as_they_did(
+    context: Context, tmp_path: Path
+) -> None:
     start = prepare(context, changed(train=ADAPTED))
     uri = receipt_uri(context, start)
     mix = mix_of(context, start)
@@ -240,14 +256,18 @@ def test_adapters_beside_the_base_go_on_as_they_did(context: Context, tmp_path: 
     assert torch.equal(logits_of(load_model(full.init)), logits_of(merged))
 
 
-def test_a_killed_training_of_added_adapters_goes_on(context: Context, tmp_path: Path) -> None:
+def test_a_killed_training_of_added_adapters_goes_on(
+    context: Context, tmp_path: Path
+) -> None:
     """Killed and begun again, it makes the receipt that it makes in one go."""
     uri, mix, champion = with_full_champion(context, checkpoint_minutes=0)
     lora = load_campaign(context, uri).state.plan.lora
     inputs = TrainInputs(state_after(context, uri, champion, steps=20, lora=lora), mix)
     folder = Path(context.store.root.removeprefix("file://"))
     shutil.copytree(folder, tmp_path / "copied")
-    copied = context_in(tmp_path / "other", open_store((tmp_path / "copied").as_uri(), {}))
+    copied = context_in(
+        tmp_path / "other", open_store((tmp_path / "copied").as_uri(), {})
+    )
     elsewhere = inputs.state.replace(context.store.root, copied.store.root)
     whole = train(copied, TrainInputs(elsewhere, mix))
 
@@ -263,6 +283,6 @@ def test_a_killed_training_of_added_adapters_goes_on(context: Context, tmp_path:
     again = train(context, inputs)
     assert "going on from the checkpoint of step" in said_in(context)
     assert again.config[FROZEN] == "champion"
-    assert {name: again.objects[name].sha256 for name in again.objects if "model" in name} == {
-        name: whole.objects[name].sha256 for name in whole.objects if "model" in name
-    }
+    assert {
+        name: again.objects[name].sha256 for name in again.objects if "model" in name
+    } == {name: whole.objects[name].sha256 for name in whole.objects if "model" in name}

@@ -26,7 +26,9 @@ def section(max_rounds: int, alpha: float = ALPHA) -> DecideSection:
     return DecideSection(goal=Goal(threshold=1.0), max_rounds=max_rounds, alpha=alpha)
 
 
-def promotes_falsely(draw: random.Random, runs: Sequence[DecideSection], true_gains: int) -> bool:
+def promotes_falsely(
+    draw: random.Random, runs: Sequence[DecideSection], true_gains: int
+) -> bool:
     """Carry out a campaign of one run after the other; the first `true_gains` candidates are better
     than all that follow, which are equal to their champion."""
     account = None
@@ -57,8 +59,14 @@ CAMPAIGNS = {
     "four rounds more, three times": [section(rounds) for rounds in (4, 8, 12, 16)],
     "one round more, fifteen times": [section(rounds) for rounds in range(1, 17)],
     "with a larger alpha each time": [section(4), section(8, 0.2), section(12, 0.5)],
-    "with a smaller alpha, then the old one": [section(4), section(8, 0.01), section(12)],
-    "with more and more rounds planned": [section(rounds) for rounds in (2, 4, 8, 16, 32)],
+    "with a smaller alpha, then the old one": [
+        section(4),
+        section(8, 0.01),
+        section(12),
+    ],
+    "with more and more rounds planned": [
+        section(rounds) for rounds in (2, 4, 8, 16, 32)
+    ],
 }
 
 
@@ -74,15 +82,19 @@ def test_campaigns_promote_falsely_at_most_alpha_of_the_time(
     assert fooled / num_campaigns <= ALPHA + three_errors
 
 
-def test_the_rounds_that_were_planned_have_the_levels_that_they_had_without_an_account() -> None:
+def test_the_rounds_that_were_planned_have_the_levels_that_they_had_without_an_account() -> (
+    None
+):
     account = opened(None, section(4))
     for round_number in (1, 2, 3, 4):
-        assert level_of_round(account, round_number, 4, free_rounds=0) == pytest.approx(ALPHA / 4)
+        assert level_of_round(account, round_number, 4, free_rounds=0) == pytest.approx(
+            ALPHA / 4
+        )
         comparison = by_counts(PROMPTS, 10, 10, ALPHA / 4)
         account = charged(account, comparison, promoted=False)
-    assert level_of_round(opened(None, section(4)), 3, 4, free_rounds=2) == pytest.approx(
-        3 * ALPHA / 4
-    )
+    assert level_of_round(
+        opened(None, section(4)), 3, 4, free_rounds=2
+    ) == pytest.approx(3 * ALPHA / 4)
 
 
 def test_a_promotion_costs_nothing_and_any_other_round_the_size_of_its_test() -> None:
@@ -126,6 +138,8 @@ def test_an_account_that_is_spent_says_so() -> None:
 @pytest.mark.parametrize("level", [0.05, 0.0125, 0.001, 1e-6])
 def test_the_size_of_a_test_is_the_chance_to_pass_it(level: float) -> None:
     for discordant in range(40):
-        p_values = [mcnemar_one_sided(wins, discordant - wins) for wins in range(discordant + 1)]
+        p_values = [
+            mcnemar_one_sided(wins, discordant - wins) for wins in range(discordant + 1)
+        ]
         passing = [p_value for p_value in p_values if p_value <= level]
         assert mcnemar_size(discordant, level) == max(passing, default=0.0)

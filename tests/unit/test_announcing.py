@@ -54,7 +54,10 @@ def test_the_registry_gets_model_version_and_artifact() -> None:
         f"{SECOND.version} is in force",
     ]
     [model] = entries["registered_models"]
-    assert (model["license"], model["customProperties"]["ratchet.in_force"]["string_value"]) == (
+    assert (
+        model["license"],
+        model["customProperties"]["ratchet.in_force"]["string_value"],
+    ) == (
         "apache-2.0",
         SECOND.version,
     )
@@ -82,7 +85,9 @@ def test_the_registry_gets_model_version_and_artifact() -> None:
     assert uris == [f"s3://bucket/campaigns/{line.prefix}" for line in (FIRST, SECOND)]
 
 
-def test_mlflow_gets_a_run_with_the_scores_of_each_round_a_version_and_the_alias() -> None:
+def test_mlflow_gets_a_run_with_the_scores_of_each_round_a_version_and_the_alias() -> (
+    None
+):
     with serving("mlflow") as server:
         server.outlet().bring_up_to_date(view_of(FIRST))
         assert isinstance(server.server, MlflowServer)
@@ -93,7 +98,10 @@ def test_mlflow_gets_a_run_with_the_scores_of_each_round_a_version_and_the_alias
     assert version["run_id"] == mlflow_run["info"]["run_id"]
     assert version["source"] == f"s3://bucket/campaigns/{FIRST.prefix}"
     assert aliases == {"champion": "1"}
-    points = {name: [point[1:] for point in curve] for name, curve in mlflow_run["metrics"].items()}
+    points = {
+        name: [point[1:] for point in curve]
+        for name, curve in mlflow_run["metrics"].items()
+    }
     assert points == {
         "rounds/validation_accuracy": [(0, 0.5)],
         "rounds/test_accuracy": [(0, 0.375)],
@@ -109,14 +117,21 @@ def test_mlflow_gets_a_run_with_the_scores_of_each_round_a_version_and_the_alias
     }
 
 
-def test_a_run_that_kubeflow_pipelines_began_for_the_task_is_used_and_not_ended() -> None:
+def test_a_run_that_kubeflow_pipelines_began_for_the_task_is_used_and_not_ended() -> (
+    None
+):
     with serving("mlflow") as server:
         assert isinstance(server.server, MlflowServer)
-        injected = server.server.post_runs_create({"experiment_id": "7", "tags": []})[1]["run"]
+        injected = server.server.post_runs_create({"experiment_id": "7", "tags": []})[
+            1
+        ]["run"]
         outlet = server.outlet(MLFLOW_RUN_ID=injected["info"]["run_id"])
         outlet.bring_up_to_date(view_of(FIRST, SECOND))
         # The release before it was made by another task, and has a run of its own.
-        assert [one["info"]["status"] for one in server.server.runs] == ["RUNNING", "FINISHED"]
+        assert [one["info"]["status"] for one in server.server.runs] == [
+            "RUNNING",
+            "FINISHED",
+        ]
         run_ids = [version["run_id"] for version in server.server.versions]
     assert run_ids == ["run1", "run0"]
     assert "release/vault_accuracy" in injected["metrics"]
@@ -181,10 +196,16 @@ def test_two_announcements_at_once_agree(platform: Platform) -> None:
     view = view_of(FIRST, SECOND)
     with serving(platform) as server:
         with ThreadPoolExecutor(2) as threads:
-            list(threads.map(lambda _: server.outlet().bring_up_to_date(view), range(2)))
+            list(
+                threads.map(lambda _: server.outlet().bring_up_to_date(view), range(2))
+            )
         assert server.outlet().bring_up_to_date(view) == []
         if isinstance(server.server, ModelRegistryServer):
-            assert [len(entries) for entries in server.server.entries.values()] == [1, 2, 2]
+            assert [len(entries) for entries in server.server.entries.values()] == [
+                1,
+                2,
+                2,
+            ]
 
 
 @each_platform
@@ -212,7 +233,9 @@ def test_a_model_of_another_store_is_left_alone(platform: Platform) -> None:
     with serving(platform) as server:
         server.outlet().bring_up_to_date(view_of(FIRST, store="s3://another"))
         before = repr(server.holds())
-        with pytest.raises(UserError, match=r"another store \(s3://another\).*publish.name"):
+        with pytest.raises(
+            UserError, match=r"another store \(s3://another\).*publish.name"
+        ):
             server.outlet().bring_up_to_date(view_of(FIRST))
         assert repr(server.holds()) == before
 
@@ -233,7 +256,9 @@ def test_a_model_of_another_store_is_left_alone(platform: Platform) -> None:
         "sqlite:///mlflow.db",
     ],
 )
-def test_an_address_that_is_none_is_told_by_its_variable(platform: Platform, url: str) -> None:
+def test_an_address_that_is_none_is_told_by_its_variable(
+    platform: Platform, url: str
+) -> None:
     with serving(platform) as server:
         variable = URL_VARIABLE[platform]
         with pytest.raises(UserError, match=f"{variable} is not set, or no address"):
@@ -303,7 +328,11 @@ def test_an_answer_that_is_an_error_is_told_without_the_token(
 ) -> None:
     answers = Answers(status, body, Location="http://127.0.0.1:9/elsewhere")
     access = Access(
-        title="it", url_variable="U", url=answers.server.endpoint, key_variable="K", token=TOKEN
+        title="it",
+        url_variable="U",
+        url=answers.server.endpoint,
+        key_variable="K",
+        token=TOKEN,
     )
     with pytest.raises(kind, match=said) as caught:
         PlatformApi(access).call("GET", "/entry")
@@ -357,7 +386,9 @@ def test_a_token_that_no_header_may_hold_is_told_and_not_shown(
 ) -> None:
     with serving(platform) as server:
         outlet = server.outlet(**{TOKEN_VARIABLE[platform]: token})
-        with pytest.raises(UserError, match="holds a character that HTTP does not allow") as told:
+        with pytest.raises(
+            UserError, match="holds a character that HTTP does not allow"
+        ) as told:
             outlet.bring_up_to_date(view_of(FIRST))
         assert token not in str(told.value)
         assert server.relay.requests == []
@@ -371,5 +402,7 @@ def test_a_recipe_without_the_section_is_the_recipe_that_it_was() -> None:
     assert parse_recipe(told.model_dump(mode="json")) == told
     with pytest.raises(UserError, match=r"announce\.to"):
         recipe_of(announce={"to": []})
-    with pytest.raises(UserError, match=r"announce\.to\.0.*'model-registry' or 'mlflow'"):
+    with pytest.raises(
+        UserError, match=r"announce\.to\.0.*'model-registry' or 'mlflow'"
+    ):
         recipe_of(announce={"to": ["sagemaker"]})

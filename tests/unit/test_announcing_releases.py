@@ -50,11 +50,20 @@ def test_a_release_stands_while_the_platform_is_away_and_is_entered_by_the_next_
     receipt = run(PublishInputs(state), away)
     [line] = ledger.read_lines(context, NAME)
     _, said = capfd.readouterr()
-    assert "model-registry: not up to date: the model registry http://127.0.0.1:1 does not" in said
-    assert f"the release stands: `announce {NAME} --store {context.store.root}` enters" in said
+    assert (
+        "model-registry: not up to date: the model registry http://127.0.0.1:1 does not"
+        in said
+    )
+    assert (
+        f"the release stands: `announce {NAME} --store {context.store.root}` enters"
+        in said
+    )
     with serving("model-registry") as server:
         assert isinstance(server.server, ModelRegistryServer)
-        assert run(PublishInputs(state), with_variables(context, server.environment)) == receipt
+        assert (
+            run(PublishInputs(state), with_variables(context, server.environment))
+            == receipt
+        )
         assert ledger.read_lines(context, NAME) == [line]
         assert in_force(server.server) == line.version
         [version] = server.server.entries["model_versions"]
@@ -75,7 +84,9 @@ def test_verbs_that_change_the_ledger_announce_it(
         assert isinstance(server.server, ModelRegistryServer)
         told = with_variables(context, server.environment)
         state = state_of(
-            context, campaign(context, base, taught_by(context, [first]), **approved), first
+            context,
+            campaign(context, base, taught_by(context, [first]), **approved),
+            first,
         )
         run(PublishInputs(state), told)
         # Nothing is released yet, so nothing is shown.
@@ -89,7 +100,10 @@ def test_verbs_that_change_the_ledger_announce_it(
         roll_back(told, NAME, "1")
         assert in_force(server.server) == line.version
         [announced] = announce_name(told, NAME)
-        assert (str(announced), announced.exit_code) == ("model-registry: up to date", 0)
+        assert (str(announced), announced.exit_code) == (
+            "model-registry: up to date",
+            0,
+        )
     [announced] = announce_name(told, NAME)
     assert announced.exit_code == 75
     [announced] = announce_name(context, NAME, platforms_of(["mlflow", "mlflow"]))
@@ -108,9 +122,13 @@ def test_a_release_without_the_section_is_announced_nowhere(context: Context) ->
         told = with_variables(context, server.environment)
         run(PublishInputs(state_of(context, start, champion)), told)
         assert server.relay.requests == []
-        with pytest.raises(UserError, match="--to wandb: no such platform; there are model-reg"):
+        with pytest.raises(
+            UserError, match="--to wandb: no such platform; there are model-reg"
+        ):
             platforms_of(["mlflow", "wandb"])
-        with pytest.raises(UserError, match=r"names no platform \(announce.to\); give one by --to"):
+        with pytest.raises(
+            UserError, match=r"names no platform \(announce.to\); give one by --to"
+        ):
             announce_name(told, NAME)
         [announced] = announce_name(told, NAME, ("model-registry",))
         assert len(announced.entered) == 4

@@ -30,7 +30,9 @@ FIRST, SECOND = release(1), release(2)
 
 
 @pytest.fixture(params=list(ADDRESSES))
-def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Platform:
+def platform(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Platform:
     """A platform of which a real server is there."""
     asked: Platform = request.param
     if not ADDRESSES[asked]:
@@ -56,24 +58,34 @@ def outlet(platform: Platform, relay: CuttingRelay) -> Outlet:
 
 def holds(platform: Platform, name: str) -> list[Any]:
     """What the server has of a name: versions, and what hangs on each; no ids and no times."""
-    access = Access(title="it", url_variable="U", url=ADDRESSES[platform], key_variable="K")
+    access = Access(
+        title="it", url_variable="U", url=ADDRESSES[platform], key_variable="K"
+    )
     api = PlatformApi(access)
     if platform == "model-registry":
         path = model_registry.PATH
         model = api.call("GET", f"{path}/registered_model?name={name}")
-        versions = api.call("GET", f"{path}/registered_models/{model['id']}/versions")["items"]
+        versions = api.call("GET", f"{path}/registered_models/{model['id']}/versions")[
+            "items"
+        ]
         found = [model["customProperties"], model["license"]]
         for version in sorted(versions, key=lambda version: str(version["name"])):
-            artifacts = api.call("GET", f"{path}/model_versions/{version['id']}/artifacts")
+            artifacts = api.call(
+                "GET", f"{path}/model_versions/{version['id']}/artifacts"
+            )
             uris = [artifact["uri"] for artifact in artifacts["items"]]
             found.append((version["name"], version["customProperties"], uris))
         return found
     path = mlflow.PATH
     answer = api.call("GET", f"{path}/model-versions/search?filter=name%3D%27{name}%27")
-    alias = api.call("GET", f"{path}/registered-models/alias?name={name}&alias={mlflow.ALIAS}")
+    alias = api.call(
+        "GET", f"{path}/registered-models/alias?name={name}&alias={mlflow.ALIAS}"
+    )
     found = [alias["model_version"]["tags"]]
     for version in sorted(answer["model_versions"], key=lambda one: str(one["source"])):
-        mlflow_run = api.call("GET", f"{path}/runs/get?run_id={version['run_id']}")["run"]
+        mlflow_run = api.call("GET", f"{path}/runs/get?run_id={version['run_id']}")[
+            "run"
+        ]
         metrics = sorted(
             (metric["key"], metric["value"], metric["step"])
             for metric in mlflow_run["data"]["metrics"]
@@ -81,7 +93,9 @@ def holds(platform: Platform, name: str) -> list[Any]:
         curve = f"metric_key=rounds%2Fpromoted&run_id={version['run_id']}"
         history = api.call("GET", f"{path}/metrics/get-history?{curve}")["metrics"]
         status = mlflow_run["info"]["status"]
-        found.append((version["source"], version["tags"], status, metrics, len(history)))
+        found.append(
+            (version["source"], version["tags"], status, metrics, len(history))
+        )
     return found
 
 
@@ -90,12 +104,19 @@ def new_name() -> str:
     return f"crafted-{uuid.uuid4().hex[:12]}"
 
 
-def test_a_server_shows_the_ledger_and_a_rollback(platform: Platform, relay: CuttingRelay) -> None:
+def test_a_server_shows_the_ledger_and_a_rollback(
+    platform: Platform, relay: CuttingRelay
+) -> None:
     name = new_name()
-    entered = outlet(platform, relay).bring_up_to_date(view_of(FIRST, SECOND, name=name))
+    entered = outlet(platform, relay).bring_up_to_date(
+        view_of(FIRST, SECOND, name=name)
+    )
     assert len(entered) == {"model-registry": 6, "mlflow": 4}[platform]
     assert len(holds(platform, name)) == {"model-registry": 4, "mlflow": 3}[platform]
-    assert outlet(platform, relay).bring_up_to_date(view_of(FIRST, SECOND, name=name)) == []
+    assert (
+        outlet(platform, relay).bring_up_to_date(view_of(FIRST, SECOND, name=name))
+        == []
+    )
     back = view_of(FIRST, SECOND, rollback(3, FIRST), name=name)
     [moved] = outlet(platform, relay).bring_up_to_date(back)
     assert FIRST.version in moved
@@ -109,11 +130,15 @@ def test_a_crash_at_any_call_leaves_nothing_half_and_nothing_twice(
     def lines(name: str) -> list[Any]:
         # MLflow finds a run by the digest of its release, which no other name has.
         digests = [f"{name}-{number}" for number in (1, 2)]
-        return [release(number, publish_digest=digests[number - 1]) for number in (1, 2)]
+        return [
+            release(number, publish_digest=digests[number - 1]) for number in (1, 2)
+        ]
 
     # The first of all makes the experiment too.
     first_name = new_name()
-    outlet(platform, relay).bring_up_to_date(view_of(*lines(first_name), name=first_name))
+    outlet(platform, relay).bring_up_to_date(
+        view_of(*lines(first_name), name=first_name)
+    )
     undisturbed_name = new_name()
     relay.requests.clear()
     outlet(platform, relay).bring_up_to_date(

@@ -31,7 +31,10 @@ def other(tmp_path: Path, make_test_context: Callable[[Store], Context]) -> Cont
 
 def members(path: Path) -> list[Member]:
     with tarfile.open(path) as tar:
-        return [(one, ((file := tar.extractfile(one)) and file.read()) or b"") for one in tar]
+        return [
+            (one, ((file := tar.extractfile(one)) and file.read()) or b"")
+            for one in tar
+        ]
 
 
 def written(path: Path, content: list[Member]) -> Path:
@@ -55,7 +58,9 @@ def test_a_run_is_in_the_other_store_as_it_was(
     tmp_path: Path, context: Context, other: Context
 ) -> None:
     first = whole_campaign(context)
-    later = Campaign(context, {**RECIPE, "decide": {**RECIPE["decide"], "max_rounds": 9}})
+    later = Campaign(
+        context, {**RECIPE, "decide": {**RECIPE["decide"], "max_rounds": 9}}
+    )
     later.go_on(first)
     later.round(3, 0.95, "promoted", stop="target")
     later.publish(target_met=True)
@@ -64,7 +69,9 @@ def test_a_run_is_in_the_other_store_as_it_was(
     assert (imported.run_id, imported.present) == (later.run_id, 0)
     assert check_run(other, later.run_id).damaged == []
     ours, theirs = (
-        json.dumps(summary_of(load_run(one, later.run_id))).replace(one.store.root, "STORE")
+        json.dumps(summary_of(load_run(one, later.run_id))).replace(
+            one.store.root, "STORE"
+        )
         for one in (context, other)
     )
     assert ours == theirs
@@ -73,7 +80,10 @@ def test_a_run_is_in_the_other_store_as_it_was(
     export_run(context, later.run_id, tmp_path / "again.tar")
     assert (tmp_path / "again.tar").read_bytes() == (tmp_path / "run.tar").read_bytes()
     assert import_run(other, tmp_path / "run.tar").written == 0
-    assert sorted(one.name for one in tmp_path.glob("*.tar")) == ["again.tar", "run.tar"]
+    assert sorted(one.name for one in tmp_path.glob("*.tar")) == [
+        "again.tar",
+        "run.tar",
+    ]
 
 
 def test_a_changed_byte_anywhere_leaves_the_store_as_it_was(

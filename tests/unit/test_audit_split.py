@@ -32,15 +32,24 @@ def test_a_task_gives_audit_prompts_of_their_own_at_every_climbing_length() -> N
         ladder=ladder,
     )
     made = list(make_examples(task, seed=1))
-    splits = make_splits([one for one in made if not isinstance(one, Dropped)], Fractions(), seed=1)
-    assert Counter(prompt.tags["length"] for prompt in splits.audit) == {"5": 10, "6": 10}
-    others = {prompt.id for prompt in (*splits.unlabelled, *splits.validation, *splits.test)}
+    splits = make_splits(
+        [one for one in made if not isinstance(one, Dropped)], Fractions(), seed=1
+    )
+    assert Counter(prompt.tags["length"] for prompt in splits.audit) == {
+        "5": 10,
+        "6": 10,
+    }
+    others = {
+        prompt.id for prompt in (*splits.unlabelled, *splits.validation, *splits.test)
+    }
     assert not {prompt.id for prompt in splits.audit} & others
 
 
 def test_a_row_of_the_audit_split_is_dropped_wherever_it_would_be_trained_on() -> None:
     def row(prompt: str) -> Example:
-        return Example(prompt=prompt, completion="1", verifier="exact", reference={"answer": "1"})
+        return Example(
+            prompt=prompt, completion="1", verifier="exact", reference={"answer": "1"}
+        )
 
     others = [
         (split, row(f"{split} {n}"))
@@ -54,7 +63,9 @@ def test_a_row_of_the_audit_split_is_dropped_wherever_it_would_be_trained_on() -
     assert "asked" not in {one.prompt for one in splits.train}
 
 
-def test_every_round_asks_the_audit_prompts_of_its_level_after_its_own(context: Context) -> None:
+def test_every_round_asks_the_audit_prompts_of_its_level_after_its_own(
+    context: Context,
+) -> None:
     pool = [
         ask(f"{n}=", str(n), length=str(length))
         for length in (9, 10)
@@ -65,7 +76,10 @@ def test_every_round_asks_the_audit_prompts_of_its_level_after_its_own(context: 
         for length in (9, 10)
         for n in range(length, length + 3)
     ]
-    files: dict[str, list[Prompt]] = {"splits/unlabelled.jsonl": pool, "splits/audit.jsonl": audit}
+    files: dict[str, list[Prompt]] = {
+        "splits/unlabelled.jsonl": pool,
+        "splits/audit.jsonl": audit,
+    }
     prepared = store(context, "prepare", files, prepare_summary())
     state = State(
         run_id="crafted-run",
@@ -78,7 +92,10 @@ def test_every_round_asks_the_audit_prompts_of_its_level_after_its_own(context: 
     start = store(
         context,
         "start",
-        {n: canonical_json(one.model_dump(mode="json")) for n, one in documents.items()},
+        {
+            n: canonical_json(one.model_dump(mode="json"))
+            for n, one in documents.items()
+        },
         {},
     )
     asked = round_prompts(context, load_campaign(context, receipt_uri(context, start)))

@@ -19,7 +19,11 @@ from components.contracts.rows import Conversation, TrainingRow
 from components.modeling.encoding import Codec
 from components.modeling.likelihood import IGNORED, EncodedRow, collate
 from components.modeling.scratch import make_scratch
-from components.train.process.augmentation import Augmenter, make_augmenter, masked_spans
+from components.train.process.augmentation import (
+    Augmenter,
+    make_augmenter,
+    masked_spans,
+)
 from components.train.process.job import Stage
 from components.train.process.packing import collate_packed
 from components.train.process.row_batches import training_set
@@ -44,7 +48,12 @@ EVERYTHING: dict[str, Any] = {
 
 
 def scratch_codec(tokenizer: str) -> Codec:
-    settings = {"tokenizer": tokenizer, "hidden_size": 8, "num_layers": 1, "num_heads": 1}
+    settings = {
+        "tokenizer": tokenizer,
+        "hidden_size": 8,
+        "num_layers": 1,
+        "num_heads": 1,
+    }
     if tokenizer in ("bpe", "word"):
         settings["vocabulary"] = 400
     if tokenizer == "character":
@@ -55,18 +64,28 @@ def scratch_codec(tokenizer: str) -> Codec:
 def gpt2_like_codec() -> Codec:
     """Bytes, and one token that is the end of text and of unknown words at once."""
     symbols = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    inner = Tokenizer(models.BPE({symbol: place for place, symbol in enumerate(symbols)}, []))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner = Tokenizer(
+        models.BPE({symbol: place for place, symbol in enumerate(symbols)}, [])
+    )
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
     inner.decoder = decoders.ByteLevel()
     end = "<|endoftext|>"
     return Codec(
-        PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=end, eos_token=end, unk_token=end)
+        PreTrainedTokenizerFast(
+            tokenizer_object=inner, bos_token=end, eos_token=end, unk_token=end
+        )
     )
 
 
 def sentencepiece_like_codec() -> Codec:
     """Words that begin with ▁, as a text itself does."""
-    words = [f"▁{word}" for text in (TEXT, TEXT.upper(), TEXT.title()) for word in text.split()]
+    words = [
+        f"▁{word}"
+        for text in (TEXT, TEXT.upper(), TEXT.title())
+        for word in text.split()
+    ]
     letters = sorted({*"▁\n", *TEXT, *TEXT.upper()} - {" "})
     symbols = dict.fromkeys(["<unk>", "<s>", "</s>", "<pad>", *letters, *words])
     inner = Tokenizer(models.Unigram([(symbol, -1.0) for symbol in symbols], unk_id=0))
@@ -116,14 +135,20 @@ def rows_of(
     return encoded, make_augmenter(settings, encoded, codec, max_length, seed=5)
 
 
-def copies_of(rows: list[EncodedRow], augmenter: Augmenter, count: int = 40) -> list[EncodedRow]:
+def copies_of(
+    rows: list[EncodedRow], augmenter: Augmenter, count: int = 40
+) -> list[EncodedRow]:
     return [copy for step in range(count) for copy in augmenter.copies(rows, step)]
 
 
 def targets_of(encoded: EncodedRow) -> list[tuple[int, int]]:
     """(position, token) of every token that bears loss."""
     labels = collate([encoded], 0).labels[0, 1:]
-    return [(place + 1, int(token)) for place, token in enumerate(labels) if token != IGNORED]
+    return [
+        (place + 1, int(token))
+        for place, token in enumerate(labels)
+        if token != IGNORED
+    ]
 
 
 def is_subsequence(tokens: Sequence[int], of: Sequence[int]) -> bool:
@@ -140,7 +165,9 @@ def test_hidden_words_are_read_as_others_and_predicted_as_they_are(
     rows, augmenter = rows_of([row("", TEXT)], codec, **noise)
     (clean,) = rows
     copies = copies_of(rows, augmenter)
-    assert {targets == targets_of(clean) for targets in map(targets_of, copies)} == {True}
+    assert {targets == targets_of(clean) for targets in map(targets_of, copies)} == {
+        True
+    }
     assert {tuple(copy.ids) for copy in copies} == {tuple(clean.ids)}
     hidden = np.array([np.array(copy.inputs) != np.array(clean.ids) for copy in copies])
     # A filler may happen to be the token that it hides.
@@ -148,7 +175,9 @@ def test_hidden_words_are_read_as_others_and_predicted_as_they_are(
     special = [token in codec.tokenizer.all_special_ids for token in clean.ids]
     assert not hidden[:, special].any()
     unknown = codec.tokenizer.unk_token_id
-    fillers = {token for copy in copies for token in np.array(copy.inputs)[hidden[0]].tolist()}
+    fillers = {
+        token for copy in copies for token in np.array(copy.inputs)[hidden[0]].tolist()
+    }
     if name == "gpt2":
         assert unknown not in fillers
         assert fillers <= set(clean.ids)
@@ -158,7 +187,9 @@ def test_hidden_words_are_read_as_others_and_predicted_as_they_are(
 
 @pytest.mark.parametrize("noise", [*CHANGING, EVERYTHING], ids=str)
 @pytest.mark.parametrize("name", CODECS)
-def test_of_raw_text_no_changed_word_is_predicted(name: str, noise: dict[str, Any]) -> None:
+def test_of_raw_text_no_changed_word_is_predicted(
+    name: str, noise: dict[str, Any]
+) -> None:
     codec = CODECS[name]()
     rows, augmenter = rows_of([row("", TEXT), row("", TEXT.upper())], codec, **noise)
     copies = copies_of(rows, augmenter)
@@ -250,7 +281,9 @@ def test_of_a_chat_only_the_last_message_of_the_user_is_changed() -> None:
         assert learned == [token for _, token in targets_of(clean)]
 
 
-def test_a_row_that_is_drawn_again_has_another_copy_and_the_same_draw_the_same() -> None:
+def test_a_row_that_is_drawn_again_has_another_copy_and_the_same_draw_the_same() -> (
+    None
+):
     codec = scratch_codec("word")
     rows, augmenter = rows_of([row("", TEXT)], codec, **EVERYTHING)
     twice = [rows[0], rows[0]]
@@ -272,7 +305,9 @@ def test_of_a_prompt_a_word_is_left_however_short_it_is() -> None:
         lengths = set()
         for copy in copies_of(rows, augmenter):
             assert copy.num_masked > 0
-            assert [token for _, token in targets_of(copy)] == clean.ids[clean.num_masked :]
+            assert [token for _, token in targets_of(copy)] == clean.ids[
+                clean.num_masked :
+            ]
             lengths.add(copy.num_masked)
         assert lengths == set(range(1, clean.num_masked + 1))
 
@@ -298,9 +333,13 @@ def test_no_copy_is_longer_than_the_longest_row() -> None:
     assert {tuple(copy.ids[-len(answer) :]) for copy in copies[1::2]} == {tuple(answer)}
 
 
-def test_text_in_windows_and_a_text_of_a_single_word_are_noisy_too_and_never_empty() -> None:
+def test_text_in_windows_and_a_text_of_a_single_word_are_noisy_too_and_never_empty() -> (
+    None
+):
     codec = scratch_codec("byte")
-    rows, augmenter = rows_of([row("", TEXT), row("", "a b")], codec, max_length=24, **EVERYTHING)
+    rows, augmenter = rows_of(
+        [row("", TEXT), row("", "a b")], codec, max_length=24, **EVERYTHING
+    )
     assert len(rows) > 3
     for copy in copies_of(rows, augmenter, 200):
         assert copy.num_targets > 0
@@ -313,7 +352,9 @@ def test_text_in_windows_and_a_text_of_a_single_word_are_noisy_too_and_never_emp
 
 
 @pytest.mark.parametrize("share", [0.05, 0.15, 0.3, 0.5])
-def test_masked_stretches_are_as_long_and_as_many_as_they_should_be(share: float) -> None:
+def test_masked_stretches_are_as_long_and_as_many_as_they_should_be(
+    share: float,
+) -> None:
     generator = np.random.Generator(np.random.PCG64(1))
     spans = list(masked_spans(60_000, share, generator))
     lengths = [end - start for start, end in spans]
@@ -325,17 +366,27 @@ def test_masked_stretches_are_as_long_and_as_many_as_they_should_be(share: float
 
 def test_a_packed_batch_reads_the_noise_and_learns_the_words() -> None:
     codec = scratch_codec("word")
-    rows, augmenter = rows_of([row("", TEXT), row("", "a lazy dog")], codec, word_dropout=0.4)
+    rows, augmenter = rows_of(
+        [row("", TEXT), row("", "a lazy dog")], codec, word_dropout=0.4
+    )
     copies = augmenter.copies(rows, 3)
     packed = collate_packed([copies], codec.pad_id)
     alone = [collate([copy], codec.pad_id) for copy in copies]
-    assert torch.equal(packed.input_ids[0], torch.cat([batch.input_ids[0] for batch in alone]))
-    assert torch.equal(packed.labels[0], torch.cat([batch.labels[0] for batch in alone]))
-    assert not torch.equal(packed.input_ids, collate_packed([rows], codec.pad_id).input_ids)
+    assert torch.equal(
+        packed.input_ids[0], torch.cat([batch.input_ids[0] for batch in alone])
+    )
+    assert torch.equal(
+        packed.labels[0], torch.cat([batch.labels[0] for batch in alone])
+    )
+    assert not torch.equal(
+        packed.input_ids, collate_packed([rows], codec.pad_id).input_ids
+    )
 
 
 @pytest.mark.process
-def test_processes_see_the_same_noise_and_it_changes_what_is_learned(tmp_path: Path) -> None:
+def test_processes_see_the_same_noise_and_it_changes_what_is_learned(
+    tmp_path: Path,
+) -> None:
     noise = Augmentation(word_dropout=0.3)
     stages = (Stage(name="sft", steps=8, learning_rate=3e-3, augmentation=noise),)
     alone = train(tmp_path / "one", stages=stages)
@@ -357,7 +408,9 @@ def sentences(count: int, seed: int) -> list[TrainingRow]:
             digits.append(str(number))
             number = (number * 3 + dice.choice([1, 2])) % 10
         texts.append(" ".join(digits))
-    return [row("", text).model_copy(update={"id": str(n)}) for n, text in enumerate(texts)]
+    return [
+        row("", text).model_copy(update={"id": str(n)}) for n, text in enumerate(texts)
+    ]
 
 
 @pytest.mark.process
@@ -366,7 +419,9 @@ def test_few_rows_are_memorised_less_when_words_are_dropped(tmp_path: Path) -> N
     found = {}
     for name, share in (("plain", 0.0), ("noisy", 0.3)):
         noise = Augmentation(word_dropout=share) if share else None
-        stage = Stage(name="pretrain", steps=150, learning_rate=1e-2, augmentation=noise)
+        stage = Stage(
+            name="pretrain", steps=150, learning_rate=1e-2, augmentation=noise
+        )
         found[name] = train(
             tmp_path / name,
             rows=sentences(12, 0),
@@ -378,7 +433,10 @@ def test_few_rows_are_memorised_less_when_words_are_dropped(tmp_path: Path) -> N
             pretrain={"steps": 150},
             key=name[0] * 32,
         )
-    rises = {name: one["final_dev_loss"] - one["best_dev_loss"] for name, one in found.items()}
+    rises = {
+        name: one["final_dev_loss"] - one["best_dev_loss"]
+        for name, one in found.items()
+    }
     assert rises["plain"] > 0.3
     assert rises["noisy"] < 0.6 * rises["plain"]
 
@@ -393,7 +451,9 @@ def test_few_rows_are_memorised_less_when_words_are_dropped(tmp_path: Path) -> N
         "<eos>Tab\tsep\tvalues\r\nnext  <unk> line",
     ],
 )
-def test_any_kind_of_text_has_noise_of_which_nothing_wrong_is_learned(text: str) -> None:
+def test_any_kind_of_text_has_noise_of_which_nothing_wrong_is_learned(
+    text: str,
+) -> None:
     codec = scratch_codec("byte")
     for each in (row("", text), row(text, "yes")):
         rows, augmenter = rows_of([each], codec, **EVERYTHING)
@@ -412,4 +472,6 @@ def test_words_of_several_bytes_a_letter_are_words() -> None:
     rows, augmenter = rows_of([row("", greeting)], scratch_codec("byte"), word_swap=0.5)
     texts = {augmenter.codec.text(copy.ids) for copy in copies_of(rows, augmenter)}
     assert len(texts) > 1
-    assert {tuple(sorted(text.split())) for text in texts} == {tuple(sorted(greeting.split()))}
+    assert {tuple(sorted(text.split())) for text in texts} == {
+        tuple(sorted(greeting.split()))
+    }

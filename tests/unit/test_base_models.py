@@ -27,7 +27,9 @@ LLAMA_CONFIG = {
 
 
 def materialise(source: str, folder: Path) -> BaseFacts:
-    return materialise_base(ModelSection(source=source), 0, folder, {}, folder.parent / "scratch")
+    return materialise_base(
+        ModelSection(source=source), 0, folder, {}, folder.parent / "scratch"
+    )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -48,7 +50,9 @@ def test_a_scratch_model_is_the_same_for_the_same_seed_and_reloads(
     assert made[0]["digest"] != made[2]["digest"]
     model = load_model(tmp_path / "a")
     assert (
-        sum(weight.numel() for weight in {id(w): w for w in model.parameters()}.values())
+        sum(
+            weight.numel() for weight in {id(w): w for w in model.parameters()}.values()
+        )
         == made[0]["parameters"]
     )
     text = "123=4" if tokenizer == "character" else "naïve 日本\n\tok"
@@ -70,7 +74,8 @@ def test_a_folder_becomes_a_clean_copy_with_the_same_function(tmp_path: Path) ->
     ids = torch.tensor([[1, 5, 6, 7]])
     with torch.inference_mode():
         torch.testing.assert_close(
-            load_model(tmp_path / "clean")(ids).logits, tiny_model("llama")[0](ids).logits
+            load_model(tmp_path / "clean")(ids).logits,
+            tiny_model("llama")[0](ids).logits,
         )
 
 
@@ -97,18 +102,25 @@ def test_remote_code_is_refused(tmp_path: Path) -> None:
     [
         (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
         (
-            lambda folder: (folder / "config.json").write_text('{"model_type": "nonsense"}'),
+            lambda folder: (folder / "config.json").write_text(
+                '{"model_type": "nonsense"}'
+            ),
             "not a causal language model",
         ),
         (
-            lambda folder: (folder / "config.json").write_text('{"model_type": ["llama"]}'),
+            lambda folder: (folder / "config.json").write_text(
+                '{"model_type": ["llama"]}'
+            ),
             "not a causal language model",
         ),
         (
             lambda folder: (folder / "model.safetensors").write_bytes(b"garbage"),
             "not a whole safetensors file",
         ),
-        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer cannot be loaded"),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("{}"),
+            "tokenizer cannot be loaded",
+        ),
     ],
 )
 def test_a_damaged_folder_is_named_and_refused(

@@ -93,12 +93,16 @@ def test_an_inserted_layer_learns() -> None:
         (2, 5, (0, 0, 0, 1, 1)),
     ],
 )
-def test_copies_are_spread_evenly(num_layers: int, target: int, sources: tuple[int, ...]) -> None:
+def test_copies_are_spread_evenly(
+    num_layers: int, target: int, sources: tuple[int, ...]
+) -> None:
     assert identity_sources(num_layers, target) == sources
 
 
 @pytest.mark.parametrize(("num_layers", "target"), [(1, 3), (2, 5), (3, 4)])
-def test_several_copies_of_one_layer_are_identities_too(num_layers: int, target: int) -> None:
+def test_several_copies_of_one_layer_are_identities_too(
+    num_layers: int, target: int
+) -> None:
     model = random_model("gpt2", num_hidden_layers=num_layers)
     before = logits(model)
     model = rebuilt(model, identity_sources(num_layers, target))
@@ -122,10 +126,14 @@ def test_influence_is_one_minus_the_mean_cosine_over_all_tokens() -> None:
     rows = [[3, 9, 4], [8, 2, 6, 6, 1]]
     sums = torch.zeros(3)
     for row in rows:
-        states = model(input_ids=torch.tensor([row]), output_hidden_states=True).hidden_states
+        states = model(
+            input_ids=torch.tensor([row]), output_hidden_states=True
+        ).hidden_states
         # The last one has been normalised.
         for layer in range(3):
-            cosines = nn.functional.cosine_similarity(states[layer], states[layer + 1], dim=-1)
+            cosines = nn.functional.cosine_similarity(
+                states[layer], states[layer + 1], dim=-1
+            )
             sums[layer] += cosines.sum().detach()
     influences = block_influences(model, rows)
     assert len(influences) == 4
@@ -147,7 +155,9 @@ def test_an_identity_has_no_influence_and_is_the_first_to_go(kind: str) -> None:
         False,
         True,
     ]
-    model = rebuilt(model, least_influential_removed(influences, 4), inserted_layers(model.config))
+    model = rebuilt(
+        model, least_influential_removed(influences, 4), inserted_layers(model.config)
+    )
     assert inserted_layers(model.config) == ()
     assert torch.equal(logits(model), before)
 
@@ -178,9 +188,17 @@ def test_a_smaller_model_is_saved_as_it_is(kind: str, tmp_path: Path) -> None:
     ("kind", "settings", "says"),
     [
         ("opt", {"do_layer_norm_before": False}, "OPTForCausalLM is no identity"),
-        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "GPT2LMHeadModel is no identity"),
+        (
+            "gpt2",
+            {"scale_attn_by_inverse_layer_idx": True},
+            "GPT2LMHeadModel is no identity",
+        ),
         ("mixtral", {"num_local_experts": 2}, "MixtralForCausalLM"),
-        ("gpt_neo", {"attention_types": [[["global", "local"], 2]]}, "GPTNeoForCausalLM"),
+        (
+            "gpt_neo",
+            {"attention_types": [[["global", "local"], 2]]},
+            "GPTNeoForCausalLM",
+        ),
         ("rwkv", {}, "RwkvForCausalLM"),
     ],
 )
@@ -195,12 +213,16 @@ def test_a_layer_that_is_no_identity_is_refused_by_name(
 def test_an_lstm_has_no_layers_to_insert_or_to_take_out() -> None:
     model, _ = tiny_model("lstm")
     for change in (1, -1):
-        with pytest.raises(UserError, match="LstmForCausalLM has no list of decoder layers"):
+        with pytest.raises(
+            UserError, match="LstmForCausalLM has no list of decoder layers"
+        ):
             check_depth(model.config, min(0, change), max(0, change))
 
 
 def test_a_depth_is_refused_before_any_weight_is_read() -> None:
     config = tiny_model("llama")[0].config
     check_depth(config, -1, 4)
-    with pytest.raises(UserError, match=r"has 2 decoder layers, and one has to stay: .* -1 or"):
+    with pytest.raises(
+        UserError, match=r"has 2 decoder layers, and one has to stay: .* -1 or"
+    ):
         check_depth(config, -2, 0)

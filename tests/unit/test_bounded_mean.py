@@ -13,7 +13,9 @@ from components.statistics import mcnemar_one_sided
 LEVEL = 0.005
 
 
-def p_value(gains: list[float], clusters: object = None, largest_loss: float = 1.0) -> float:
+def p_value(
+    gains: list[float], clusters: object = None, largest_loss: float = 1.0
+) -> float:
     names = range(len(gains)) if clusters is None else clusters
     return bounded_mean_test(gains, list(names), largest_loss, LEVEL).p_value  # type: ignore[call-overload]
 
@@ -28,7 +30,9 @@ def test_of_gains_that_are_all_or_nothing_it_is_the_exact_binomial_test(
 
 
 @pytest.mark.parametrize("gain", [0.05, 0.1, 0.3])
-def test_equal_gains_prove_what_a_family_that_loses_all_would_let_pass(gain: float) -> None:
+def test_equal_gains_prove_what_a_family_that_loses_all_would_let_pass(
+    gain: float,
+) -> None:
     """A family that loses all, with the chance that makes the mean 0, is missed so often."""
     assert p_value([gain] * 41) == pytest.approx((1 / (1 + gain)) ** 41, abs=0.012)
 

@@ -46,7 +46,9 @@ def test_the_score_is_a_mean_with_students_interval_and_lower_is_better() -> Non
     errors = [rng.uniform(0, 2) for _ in range(30)]
     scores = Scores.of(results([*errors]), "brier")
     assert scores.value() == pytest.approx(np.mean(errors))
-    expected = scipy.stats.t.interval(0.95, 29, np.mean(errors), scipy.stats.sem(errors))
+    expected = scipy.stats.t.interval(
+        0.95, 29, np.mean(errors), scipy.stats.sem(errors)
+    )
     assert scores.interval() == pytest.approx(expected)
     assert Scores.of(results([0.0, 0.0]), "brier").interval() == (0.0, 0.0)
     assert Scores.of(results([1.0]), "brier").interval() == (0.0, 2.0)
@@ -65,11 +67,15 @@ def test_surer_right_answers_are_promoted_and_surer_wrong_ones_are_not() -> None
     ruling = decide(comparison)
     assert ruling.promote
     gain = float(
-        np.mean([before - after for before, after in zip(old, new, strict=True) if before])
+        np.mean(
+            [before - after for before, after in zip(old, new, strict=True) if before]
+        )
     )
     assert f"mean Brier score {-gain:+.4f}" in ruling.reason
     assert "200 prompts with a smaller brier" in ruling.reason
-    assert comparison.power.startswith("these prompts are enough to show a gain of a Brier score")
+    assert comparison.power.startswith(
+        "these prompts are enough to show a gain of a Brier score"
+    )
     backwards = decide(compare(results([*new]), results(old), SECTION, 0.01))
     assert not backwards.promote
     assert backwards.reason.startswith("not better")
@@ -77,7 +83,9 @@ def test_surer_right_answers_are_promoted_and_surer_wrong_ones_are_not() -> None
     few: list[float | None] = [(error or 0) - 0.01 for error in old]
     few[:10] = [2.0] * 10
     assert not decide(compare(results(old), results(few), SECTION, 0.01)).promote
-    with pytest.raises(UserError, match="prompt 0 of split validation has no probabilities"):
+    with pytest.raises(
+        UserError, match="prompt 0 of split validation has no probabilities"
+    ):
         compare(results([None]), results([None]), SECTION, 0.01)
 
 
@@ -94,7 +102,9 @@ def test_a_release_is_compared_by_the_probabilities_of_its_files(
     rival = compare_release("base", "base", measured, better, rule)
     assert rival.verdict == "better"
     assert "a smaller brier on 36 prompts" in rival.why
-    assert rival.scores.value == pytest.approx(sum(row.label_error or 0 for row in measured) / 36)
+    assert rival.scores.value == pytest.approx(
+        sum(row.label_error or 0 for row in measured) / 36
+    )
 
 
 def test_data_without_classes_and_scores_out_of_range_are_refused() -> None:
@@ -105,7 +115,9 @@ def test_data_without_classes_and_scores_out_of_range_are_refused() -> None:
         ([*classes("a", "b"), plain], "1 of 3"),
         (classes("a", "a"), "1 classes"),
     ):
-        with pytest.raises(UserError, match=rf"metric is brier, and split validation .*{told}"):
+        with pytest.raises(
+            UserError, match=rf"metric is brier, and split validation .*{told}"
+        ):
             check_references(recipe, {"validation": prompts})
     outlook = outlook_of(recipe, classes(*"ab" * 20), 100)
     assert "the gate compares Brier scores over 40" in outlook.in_words

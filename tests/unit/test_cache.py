@@ -101,7 +101,9 @@ def test_a_file_edited_since_the_last_process_is_fetched_again(
     if keeps_its_time:
         os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))
     of_another_process = Cache(cache.folder)
-    assert of_another_process.get(file_store, KEY, DIGEST, len(DATA)).read_bytes() == DATA
+    assert (
+        of_another_process.get(file_store, KEY, DIGEST, len(DATA)).read_bytes() == DATA
+    )
     assert f"{place} was changed" in capsys.readouterr().err
 
 
@@ -127,10 +129,14 @@ def test_an_edited_file_is_no_file_to_adopt(
     of_another_process = Cache(cache.folder)
     of_another_process.adopt(again)
     shutil.rmtree(tmp_path / "store")
-    assert of_another_process.get(file_store, KEY, DIGEST, len(DATA)).read_bytes() == DATA
+    assert (
+        of_another_process.get(file_store, KEY, DIGEST, len(DATA)).read_bytes() == DATA
+    )
 
 
-def test_bytes_of_another_digest_are_refused_and_not_kept(store: Store, cache: Cache) -> None:
+def test_bytes_of_another_digest_are_refused_and_not_kept(
+    store: Store, cache: Cache
+) -> None:
     garbled = DATA[:-1] + b"S"
     store.put_bytes(KEY, garbled)
     with pytest.raises(Corrupt) as caught:
@@ -140,7 +146,9 @@ def test_bytes_of_another_digest_are_refused_and_not_kept(store: Store, cache: C
     assert files_in(cache) == []
 
 
-def test_an_object_of_another_size_is_refused_and_not_kept(store: Store, cache: Cache) -> None:
+def test_an_object_of_another_size_is_refused_and_not_kept(
+    store: Store, cache: Cache
+) -> None:
     store.put_bytes(KEY, DATA[:100])
     with pytest.raises(Corrupt, match="100 bytes instead of 7,000"):
         cache.get(store, KEY, DIGEST, len(DATA))
@@ -159,7 +167,9 @@ def test_an_empty_object_is_cached_too(store: Store, cache: Cache) -> None:
     assert cache.get(store, object_key(empty), empty, 0).read_bytes() == b""
 
 
-def test_a_digest_that_could_leave_the_cache_is_refused(file_store: Store, cache: Cache) -> None:
+def test_a_digest_that_could_leave_the_cache_is_refused(
+    file_store: Store, cache: Cache
+) -> None:
     with pytest.raises(UserError, match="not a SHA-256"):
         cache.get(file_store, KEY, "../../../etc/passwd", 1)
 
@@ -186,7 +196,9 @@ def test_adopting_the_same_bytes_twice_keeps_one_file(
     assert again.read_bytes() == DATA
 
 
-def test_adopting_replaces_a_cut_off_file(cache: Cache, payload: Path, file_store: Store) -> None:
+def test_adopting_replaces_a_cut_off_file(
+    cache: Cache, payload: Path, file_store: Store
+) -> None:
     place = cache.folder / DIGEST[:2] / DIGEST
     place.parent.mkdir(parents=True)
     place.write_bytes(b"wei")
@@ -214,13 +226,17 @@ def test_a_file_of_another_file_system_is_copied(
 def test_many_threads_get_one_file(store: Store, cache: Cache, payload: Path) -> None:
     store.put_file(KEY, payload, DIGEST)
     with ThreadPoolExecutor(16) as pool:
-        places = set(pool.map(lambda _: cache.get(store, KEY, DIGEST, len(DATA)), range(32)))
+        places = set(
+            pool.map(lambda _: cache.get(store, KEY, DIGEST, len(DATA)), range(32))
+        )
     assert [place.read_bytes() for place in places] == [DATA]
     assert files_in(cache) == list(places)
 
 
 @pytest.mark.process
-def test_many_processes_share_one_cache(file_store: Store, cache: Cache, tmp_path: Path) -> None:
+def test_many_processes_share_one_cache(
+    file_store: Store, cache: Cache, tmp_path: Path
+) -> None:
     digests = []
     for number in range(5):
         data = os.urandom(50_000)
@@ -238,7 +254,14 @@ for digest in digests:
 """
     readers = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(cache.folder), file_store.root, *digests],
+            [
+                sys.executable,
+                "-c",
+                program,
+                str(cache.folder),
+                file_store.root,
+                *digests,
+            ],
             cwd=Path(__file__).parents[2],
         )
         for _ in range(6)

@@ -10,7 +10,9 @@ from components.chat_api.replies import read_reply
 from components.chat_api.server_errors import read_error
 
 
-def completion(message: object, finish: object = "stop", **more: object) -> dict[str, Any]:
+def completion(
+    message: object, finish: object = "stop", **more: object
+) -> dict[str, Any]:
     """A chat completion of one choice."""
     choice = {"index": 0, "finish_reason": finish, "message": message}
     return {"object": "chat.completion", "choices": [choice], **more}
@@ -43,7 +45,14 @@ CUT_OFF = [
     "model_context_window_exceeded",
     {"type": "length", "length": 64},
 ]
-BLOCKED = ["content_filter", "SAFETY", "RECITATION", "sensitive", "refusal", "guardrail-intervened"]
+BLOCKED = [
+    "content_filter",
+    "SAFETY",
+    "RECITATION",
+    "sensitive",
+    "refusal",
+    "guardrail-intervened",
+]
 
 
 def test_only_a_limit_cuts_an_answer_off() -> None:
@@ -59,7 +68,9 @@ def test_only_a_limit_cuts_an_answer_off() -> None:
         assert reply.no_answer.startswith("refused (content policy)"), finish
 
 
-def test_without_a_reason_the_count_of_tokens_tells_whether_an_answer_was_cut_off() -> None:
+def test_without_a_reason_the_count_of_tokens_tells_whether_an_answer_was_cut_off() -> (
+    None
+):
     for num_tokens, cut_off in ((7, False), (8, True)):
         document = completion(turn("5"), None, usage={"completion_tokens": num_tokens})
         reply = read_reply(document, max_tokens=8)
@@ -88,7 +99,9 @@ def test_without_a_reason_the_count_of_tokens_tells_whether_an_answer_was_cut_of
     ],
     ids=str,
 )
-def test_text_is_read_from_parts_and_thoughts_are_none_of_it(message: dict[str, Any]) -> None:
+def test_text_is_read_from_parts_and_thoughts_are_none_of_it(
+    message: dict[str, Any],
+) -> None:
     reply = read_reply(completion(message))
     assert reply is not None
     assert (reply.text, reply.no_answer) == ("5", "")
@@ -97,10 +110,16 @@ def test_text_is_read_from_parts_and_thoughts_are_none_of_it(message: dict[str, 
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (turn(None, reasoning_content="2+3"), "3 characters of thoughts in `reasoning_content`"),
+        (
+            turn(None, reasoning_content="2+3"),
+            "3 characters of thoughts in `reasoning_content`",
+        ),
         (turn("", reasoning="2+3"), "thoughts in `reasoning`"),
         (turn("\n", thinking="2+3"), "thoughts in `thinking`"),
-        ({"role": "assistant", "reasoning_content": "2+3"}, "thoughts in `reasoning_content`"),
+        (
+            {"role": "assistant", "reasoning_content": "2+3"},
+            "thoughts in `reasoning_content`",
+        ),
         (turn([{"type": "thinking", "thinking": "2+3"}]), "no text in the parts"),
         (turn(None, tool_calls=[{"id": "1"}]), "a call of a tool"),
         (turn(None, refusal="I cannot\nhelp"), "refused: I cannot help"),
@@ -169,7 +188,9 @@ TOO_LONG = {
         "param": None,
         "code": 400,
     },
-    "vLLM, prompt": {"error": {"message": "The decoder prompt is too long: 5000", "code": 400}},
+    "vLLM, prompt": {
+        "error": {"message": "The decoder prompt is too long: 5000", "code": 400}
+    },
     "SGLang": {
         "object": "error",
         "message": "The input (5000 tokens) is longer than the model's context length (4096).",
@@ -204,7 +225,9 @@ TOO_LONG = {
             "message": "prompt is too long: 205000 tokens > 200000 maximum",
         },
     },
-    "Bedrock gateway": {"detail": "ValidationException: Input is too long for requested model."},
+    "Bedrock gateway": {
+        "detail": "ValidationException: Input is too long for requested model."
+    },
     "Mistral": {
         "object": "error",
         "message": "Prompt contains 40000 tokens, too large for model with 32768 maximum context",
@@ -219,8 +242,12 @@ TOO_LONG = {
             }
         }
     ],
-    "Groq": {"error": {"message": "Please reduce the length of the messages or completion."}},
-    "xAI": {"error": "This model's maximum prompt length is 131072 but the request has 537812"},
+    "Groq": {
+        "error": {"message": "Please reduce the length of the messages or completion."}
+    },
+    "xAI": {
+        "error": "This model's maximum prompt length is 131072 but the request has 537812"
+    },
     "DashScope": {"error": {"message": "Range of input length should be [1, 30720]"}},
 }
 AGAINST_POLICY = {
@@ -241,7 +268,9 @@ AGAINST_POLICY = {
             "code": "invalid_prompt",
         }
     },
-    "LiteLLM": {"error": {"message": "litellm.ContentPolicyViolationError: no", "code": "400"}},
+    "LiteLLM": {
+        "error": {"message": "litellm.ContentPolicyViolationError: no", "code": "400"}
+    },
     "OpenRouter": {
         "error": {
             "code": 403,
@@ -256,7 +285,12 @@ AGAINST_POLICY = {
         }
     },
     "Moonshot": {"error": {"message": "rejected because it was considered high risk"}},
-    "Zhipu": {"error": {"code": "1301", "message": "\u53ef\u80fd\u5305\u542b\u654f\u611f\u5185"}},
+    "Zhipu": {
+        "error": {
+            "code": "1301",
+            "message": "\u53ef\u80fd\u5305\u542b\u654f\u611f\u5185",
+        }
+    },
     "Bedrock": {"detail": "Blocked by guardrail gr-1"},
 }
 
@@ -289,7 +323,11 @@ def test_a_prompt_that_a_server_refuses_is_told_from_a_request_that_is_wrong() -
     ("document", "status", "words"),
     [
         # OpenRouter.
-        ({"error": {"code": 429, "message": "Rate limit exceeded"}}, 429, "Rate limit exceeded"),
+        (
+            {"error": {"code": 429, "message": "Rate limit exceeded"}},
+            429,
+            "Rate limit exceeded",
+        ),
         (
             {
                 "error": {
@@ -320,25 +358,50 @@ def test_a_prompt_that_a_server_refuses_is_told_from_a_request_that_is_wrong() -
             502,
             "finish_reason insufficient_system_resource",
         ),
-        ({"choices": None, "code": "rate_limit_daily", "message": "later"}, 502, "later"),
+        (
+            {"choices": None, "code": "rate_limit_daily", "message": "later"},
+            502,
+            "later",
+        ),
         ({"choices": None}, 502, "choices is null"),
         # MiniMax.
         (
-            {"choices": None, "base_resp": {"status_code": 1002, "status_msg": "rate limit"}},
+            {
+                "choices": None,
+                "base_resp": {"status_code": 1002, "status_msg": "rate limit"},
+            },
             503,
             "rate limit",
         ),
         # TGI.
-        ({"error": "Model is overloaded", "error_type": "overloaded"}, 503, "Model is overloaded"),
+        (
+            {"error": "Model is overloaded", "error_type": "overloaded"},
+            503,
+            "Model is overloaded",
+        ),
         # llama.cpp while it loads.
         (
-            {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}},
+            {
+                "error": {
+                    "code": 503,
+                    "message": "Loading model",
+                    "type": "unavailable_error",
+                }
+            },
             503,
             "Loading model",
         ),
-        ({"error": {"message": "Insufficient Balance", "code": 402}}, 402, "Insufficient Balance"),
+        (
+            {"error": {"message": "Insufficient Balance", "code": 402}},
+            402,
+            "Insufficient Balance",
+        ),
         ({"error": {"message": "slow", "code": "429"}}, 429, "slow"),
-        ({"error": {"message": "litellm.Timeout: timed out"}}, 503, "litellm.Timeout: timed out"),
+        (
+            {"error": {"message": "litellm.Timeout: timed out"}},
+            503,
+            "litellm.Timeout: timed out",
+        ),
         ({"error": "no"}, None, "no"),
         ({"detail": "Not Found"}, None, "Not Found"),
     ],
@@ -353,7 +416,12 @@ def test_an_error_inside_a_200_is_told_with_the_status_that_it_means(
 
 
 def test_an_answer_is_no_error_whatever_stands_beside_it() -> None:
-    for name, value in (("error", None), ("error", {}), ("message", "hello"), ("detail", "5")):
+    for name, value in (
+        ("error", None),
+        ("error", {}),
+        ("message", "hello"),
+        ("detail", "5"),
+    ):
         assert read_error({**completion(turn("5")), name: value}) is None
     documents: tuple[object, ...] = (None, "<html>", [], {}, {"choices": []}, 5)
     for document in documents:

@@ -88,10 +88,15 @@ def test_the_help_of_every_verb_is_as_agreed(tmp_path: Path) -> None:
     golden("cli-help.txt", done.stdout.removesuffix("\n"))
 
 
-def test_a_verb_that_builds_no_pipeline_waits_for_neither_kfp_nor_torch(tmp_path: Path) -> None:
+def test_a_verb_that_builds_no_pipeline_waits_for_neither_kfp_nor_torch(
+    tmp_path: Path,
+) -> None:
     python, *arguments = command("run", "no-such.yaml")
     done = subprocess.run(
-        [python, "-X", "importtime", *arguments], cwd=tmp_path, text=True, capture_output=True
+        [python, "-X", "importtime", *arguments],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
     )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.returncode == 2
@@ -107,9 +112,16 @@ def test_the_schema_of_recipes_is_as_agreed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("fly",), ("run",), ("run", "r.yaml", "--rouns", "3"), ("run", "r.yaml", "--rounds", "99")],
+    [
+        ("fly",),
+        ("run",),
+        ("run", "r.yaml", "--rouns", "3"),
+        ("run", "r.yaml", "--rounds", "99"),
+    ],
 )
-def test_wrong_usage_ends_with_status_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_ends_with_status_2(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
     done = cli(tmp_path, *arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -127,9 +139,17 @@ def test_wrong_usage_ends_with_status_2(tmp_path: Path, arguments: tuple[str, ..
             ("--set", "select.human_share=0.4"),
             "select.human_share is called select.labelled_share now",
         ),
-        (TINY, ("--store", "ftp://host/x"), "use file:///absolute/folder or s3://bucket/prefix"),
+        (
+            TINY,
+            ("--store", "ftp://host/x"),
+            "use file:///absolute/folder or s3://bucket/prefix",
+        ),
         (TINY, ("--memory", "8g"), "--memory is for containers: add --runner docker"),
-        (TINY, ("--resume-from", "file:///elsewhere/steps/decide/abc.json"), "is not in the store"),
+        (
+            TINY,
+            ("--resume-from", "file:///elsewhere/steps/decide/abc.json"),
+            "is not in the store",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_before_anything_runs(
@@ -165,7 +185,9 @@ def test_a_step_that_refuses_its_data_ends_the_run_with_status_2_and_names_the_l
     assert "prepare" in page
 
 
-def test_a_shipped_recipe_is_used_where_the_folder_has_none_of_its_name(tmp_path: Path) -> None:
+def test_a_shipped_recipe_is_used_where_the_folder_has_none_of_its_name(
+    tmp_path: Path,
+) -> None:
     done = cli(tmp_path, "run", "recipes/demo.yaml", "--set", "decide.goal.threshold=3")
     shipped = ROOT / "recipes" / "demo.yaml"
     note = f"there is no recipes/demo.yaml here; using the one that comes with Ratchet: {shipped}"
@@ -183,7 +205,13 @@ def test_the_users_own_recipe_comes_before_a_shipped_one(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["demo.yaml", "recipes/no-such.yaml", "recipes/../tests/golden/ir-cpu.yaml", "recipes"]
+    "name",
+    [
+        "demo.yaml",
+        "recipes/no-such.yaml",
+        "recipes/../tests/golden/ir-cpu.yaml",
+        "recipes",
+    ],
 )
 def test_no_other_file_is_taken_for_a_shipped_recipe(tmp_path: Path, name: str) -> None:
     done = cli(tmp_path, "run", name)
@@ -202,11 +230,16 @@ def test_ctrl_c_ends_every_process_and_says_how_to_go_on(tmp_path: Path) -> None
         stderr=subprocess.PIPE,
     )
     logs = ".ratchet/logs/*/tasks.jsonl"
-    wait_until(lambda: any("prepare" in file.read_text() for file in tmp_path.glob(logs)), run)
+    wait_until(
+        lambda: any("prepare" in file.read_text() for file in tmp_path.glob(logs)), run
+    )
     run.send_signal(signal.SIGINT)
     _, said = run.communicate()
     assert run.returncode == 130
-    assert "stopped; finished steps are kept. Continue with: python pipeline.py run r.yaml" in said
+    assert (
+        "stopped; finished steps are kept. Continue with: python pipeline.py run r.yaml"
+        in said
+    )
     assert processes_in(tmp_path) == []
 
 
@@ -215,7 +248,9 @@ def processes_in(folder: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cwd").resolve() == folder and (process / "cmdline").read_bytes():
+            if (process / "cwd").resolve() == folder and (
+                process / "cmdline"
+            ).read_bytes():
                 found.append((process / "cmdline").read_text())
         except OSError:
             continue
@@ -224,7 +259,17 @@ def processes_in(folder: Path) -> list[str]:
 
 def test_compile_writes_a_pipeline_with_the_recipe_as_default(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(TINY)
-    done = cli(tmp_path, "compile", "r.yaml", "-o", "p.yaml", "--rounds", "1", "--set", "seed=7")
+    done = cli(
+        tmp_path,
+        "compile",
+        "r.yaml",
+        "-o",
+        "p.yaml",
+        "--rounds",
+        "1",
+        "--set",
+        "seed=7",
+    )
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "p.yaml").read_text()
     assert "ratchet-tiny" in text
@@ -238,13 +283,17 @@ def test_compile_writes_a_pipeline_with_the_recipe_as_default(tmp_path: Path) ->
     store = tmp_path / "store"
     compile_own = ("compile", "r.yaml", "--store", store.as_uri(), "--set", own)
     assert cli(tmp_path, *compile_own, "-o", "p.txt").returncode == 2
-    assert cli(tmp_path, *compile_own, "-o", "p.yaml", "--profile", "none").returncode == 2
+    assert (
+        cli(tmp_path, *compile_own, "-o", "p.yaml", "--profile", "none").returncode == 2
+    )
     assert not store.exists()
     assert cli(tmp_path, *compile_own, "-o", "p.yaml").returncode == 0
     assert store.exists()
 
 
-def test_executed_tasks_are_read_from_the_lines_of_kfp_with_and_without_colours() -> None:
+def test_executed_tasks_are_read_from_the_lines_of_kfp_with_and_without_colours() -> (
+    None
+):
     log = (
         "12:00:01 - INFO - Executing task \x1b[96m'prepare'\x1b[0m\n"
         "    some text of a step\n"
@@ -254,7 +303,9 @@ def test_executed_tasks_are_read_from_the_lines_of_kfp_with_and_without_colours(
     assert executed_tasks(log) == ["prepare", "generate-r1", "generate-r1"]
 
 
-def test_a_half_written_line_of_progress_is_read_once_it_is_whole(tmp_path: Path) -> None:
+def test_a_half_written_line_of_progress_is_read_once_it_is_whole(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "progress.jsonl"
     tail = Tail(path)
     assert tail.read() == []

@@ -36,7 +36,10 @@ def imported_sources(path: Path) -> tuple[Path, ...]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            names |= {
+                node.module,
+                *(f"{node.module}.{alias.name}" for alias in node.names),
+            }
     sources: list[Path] = []
     for name in names:
         package, *inner = name.split(".")
@@ -57,7 +60,9 @@ class CopiedSources:
 
     def __init__(self, folder: Path) -> None:
         self.tree = folder / "components"
-        shutil.copytree(COMPONENTS, self.tree, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            COMPONENTS, self.tree, ignore=shutil.ignore_patterns("__pycache__")
+        )
         self._parsed: dict[tuple[Path, bytes], object] = {}
 
     def path(self, original: Path) -> Path:
@@ -100,7 +105,9 @@ def one_source_of_each_folder(behind: dict[str, set[Path]]) -> set[Path]:
     return chosen
 
 
-def test_a_change_of_any_module_that_a_step_runs_changes_its_address(tmp_path: Path) -> None:
+def test_a_change_of_any_module_that_a_step_runs_changes_its_address(
+    tmp_path: Path,
+) -> None:
     """And no other change does: work that is found done was done by this very code."""
     copies = CopiedSources(tmp_path)
     unchanged = copies.digests()

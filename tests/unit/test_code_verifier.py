@@ -15,7 +15,14 @@ from components.errors import UserError
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import fetch, read_summary, receipt_uri
-from components.verifiers import ONE_BY_ONE, Room, verdict_of, verdicts_of, verify, vote_keys
+from components.verifiers import (
+    ONE_BY_ONE,
+    Room,
+    verdict_of,
+    verdicts_of,
+    verify,
+    vote_keys,
+)
 from tests.unit.preparing import RECIPE, prepare
 
 pytestmark = pytest.mark.process
@@ -45,11 +52,27 @@ def row(tests: object, text: str = "?", **reference: Any) -> Prompt:
     [
         (ADD, "assert add(1, 2) == 3\nassert add('a', b='b') == 'ab'", {}),
         (f"Like this:\n```python\n{ADD}```\nIt adds.", "assert add(1, 2) == 3", {}),
-        (f"<think>```python\nx\n```</think>```py\n{ADD}```", "assert add(1, 2) == 3", {}),
+        (
+            f"<think>```python\nx\n```</think>```py\n{ADD}```",
+            "assert add(1, 2) == 3",
+            {},
+        ),
         (ADD, ["assert add(1, 2) == 3", "assert add([1], [2]) == [1, 2]"], {}),
-        (ADD, "def check(candidate):\n    assert candidate(1, 2) == 3", {"entry_point": "add"}),
-        ("    return a + b\n", "def check(f):\n    assert f(1, 2) == 3", {"entry_point": "add"}),
-        (ADD, "from solution import add\ndef test_it():\n    assert add(1, 2) == 3", {}),
+        (
+            ADD,
+            "def check(candidate):\n    assert candidate(1, 2) == 3",
+            {"entry_point": "add"},
+        ),
+        (
+            "    return a + b\n",
+            "def check(f):\n    assert f(1, 2) == 3",
+            {"entry_point": "add"},
+        ),
+        (
+            ADD,
+            "from solution import add\ndef test_it():\n    assert add(1, 2) == 3",
+            {},
+        ),
         (ADD, "assert math.isclose(add(0.1, 0.2), 0.3)", {}),
         (ADD, '{"fn_name": "add", "inputs": [[1, 2], [3, 4]], "outputs": [3, 7]}', {}),
         (STACK, "s = Stack()\ns.push(3)\nassert len(s) == 1\nassert s.pop() == 3", {}),
@@ -58,7 +81,11 @@ def row(tests: object, text: str = "?", **reference: Any) -> Prompt:
             "assert Solution().twoSum([7]) == {7: (1, 2.5, None)}",
             {},
         ),
-        ("def f(xs):\n    xs.sort()", "xs = [3, 1]\nassert f(xs) is None\nassert xs == [1, 3]", {}),
+        (
+            "def f(xs):\n    xs.sort()",
+            "xs = [3, 1]\nassert f(xs) is None\nassert xs == [1, 3]",
+            {},
+        ),
         ("def f():\n    yield from 'ab'", "assert list(f()) == ['a', 'b']", {}),
         (
             "def f():\n    return 2**100, {1, 2}, b'x', 1j, range(3)",
@@ -80,7 +107,11 @@ def row(tests: object, text: str = "?", **reference: Any) -> Prompt:
             "assert f('2011') == 3",
             {},
         ),
-        ("print(sum(map(int, input().split())))", [{"input": "1 2", "output": "3\n"}], {}),
+        (
+            "print(sum(map(int, input().split())))",
+            [{"input": "1 2", "output": "3\n"}],
+            {},
+        ),
         (
             "import sys\nfor line in sys.stdin:\n    print(line.strip()[::-1], end=' \\n')",
             '{"inputs": ["ab\\ncd\\n", "é"], "outputs": ["ba\\ndc", "é"]}',
@@ -99,21 +130,33 @@ def test_a_program_that_solves_it_is_right(
 @pytest.mark.parametrize(
     ("answer", "tests", "reason"),
     [
-        ("def add(a, b):\n    return a - b", "assert add(1, 2) == 3, 'sum'", "AssertionError: sum"),
+        (
+            "def add(a, b):\n    return a - b",
+            "assert add(1, 2) == 3, 'sum'",
+            "AssertionError: sum",
+        ),
         ("I do not know.", "assert add(1, 2) == 3", "SyntaxError: "),
         ("", "assert add(1, 2) == 3", "the answer holds no code"),
         ("x = 1", "assert add(1, 2) == 3", "NameError: name 'add' is not defined"),
         ("1 / 0", "assert add(1, 2) == 3", "ZeroDivisionError: division by zero"),
         (ADD, "def helper(): return 1", "the tests never call the answer"),
         (ADD, "x = add", "the tests never call the answer"),
-        (ADD, "assert add(1, lambda: 1)", "AnswerError: a function cannot be handed to the answer"),
+        (
+            ADD,
+            "assert add(1, lambda: 1)",
+            "AnswerError: a function cannot be handed to the answer",
+        ),
         (
             "def add(a, b):\n    return '\\x1b[31m'",
             "raise ValueError(add(1, 2))",
             "ValueError: ?[31m",
         ),
         (ADD, "", "the row has no tests"),
-        ("print(1)", [{"input": "", "output": "2"}], "test 1: it printed something else"),
+        (
+            "print(1)",
+            [{"input": "", "output": "2"}],
+            "test 1: it printed something else",
+        ),
         (
             "print(1)\n1 / 0",
             [{"input": "", "output": "1"}],
@@ -157,12 +200,22 @@ def test_programs_run_side_by_side_as_far_as_there_is_room() -> None:
 
     def most_at_once(seconds: str, room: Room) -> int:
         answer = program.replace("SECONDS", seconds)
-        asked = [(prompt, answer), (other, "4"), (prompt, answer), (other, "5"), (prompt, answer)]
+        asked = [
+            (prompt, answer),
+            (other, "4"),
+            (prompt, answer),
+            (other, "5"),
+            (prompt, answer),
+        ]
         verdicts = verdicts_of(asked, room)
         assert [verdicts[index].score for index in (1, 3)] == [1, 0]
-        told = [verdicts[index].reason.removeprefix("ValueError: ") for index in (0, 2, 4)]
+        told = [
+            verdicts[index].reason.removeprefix("ValueError: ") for index in (0, 2, 4)
+        ]
         spans: list[tuple[float, float]] = [ast.literal_eval(text) for text in told]
-        return max(sum(begin <= other[0] <= end for begin, end in spans) for other in spans)
+        return max(
+            sum(begin <= other[0] <= end for begin, end in spans) for other in spans
+        )
 
     assert most_at_once("2", Room(cores=3, memory_bytes=2**40)) > 1
     assert most_at_once("0.01", ONE_BY_ONE) == 1
@@ -178,7 +231,9 @@ def test_equal_programs_vote_together() -> None:
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_prepare_keeps_rows_whose_own_solution_passes(context: Context, tmp_path: Path) -> None:
+def test_prepare_keeps_rows_whose_own_solution_passes(
+    context: Context, tmp_path: Path
+) -> None:
     lines: list[dict[str, str]] = []
     for number in range(8):
         tests = f"assert add({number}, 1) == {number + 1}"
@@ -186,7 +241,11 @@ def test_prepare_keeps_rows_whose_own_solution_passes(context: Context, tmp_path
     lines[3]["completion"] = "def add(a, b): return -1"
     del lines[5]["test"]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    source = {"uri": str(tmp_path / "rows.jsonl"), "verifier": "code", "split": "validation"}
+    source = {
+        "uri": str(tmp_path / "rows.jsonl"),
+        "verifier": "code",
+        "split": "validation",
+    }
 
     def prepared(**settings: Any) -> Campaign:
         data = {**RECIPE["data"], "sources": [{**source, **settings}]}
@@ -200,8 +259,12 @@ def test_prepare_keeps_rows_whose_own_solution_passes(context: Context, tmp_path
     assert rejected == {"no_tests": 1, "unverifiable": 1}
     rows = list(read_rows(fetch(context, campaign.prepared, "rejected.jsonl"), Dropped))
     details = {row.reason: row.detail for row in rows}
-    assert details["unverifiable"].endswith("refuses the reference answer (AssertionError:)")
-    prompts = read_rows(fetch(context, campaign.prepared, "splits/validation.jsonl"), Prompt)
+    assert details["unverifiable"].endswith(
+        "refuses the reference answer (AssertionError:)"
+    )
+    prompts = read_rows(
+        fetch(context, campaign.prepared, "splits/validation.jsonl"), Prompt
+    )
     (prompt,) = [prompt for prompt in prompts if prompt.text == "Add 4."]
     assert verify(prompt, "def add(x, y): return y + x")
     assert not verify(prompt, "def add(x, y): return 0")

@@ -40,7 +40,14 @@ def measured(
     texts."""
     texts = texts or answers(400)
     rows = [
-        result(number, text, num_tokens=length, num_samples=16, num_correct=right, **changes)
+        result(
+            number,
+            text,
+            num_tokens=length,
+            num_samples=16,
+            num_correct=right,
+            **changes,
+        )
         for number, text in enumerate(texts)
     ]
     human = [
@@ -100,7 +107,10 @@ def test_answers_from_fewer_words_block_and_somewhat_fewer_warn() -> None:
 
 
 def test_longer_answers_of_the_same_kind_are_not_taken_for_less_varied() -> None:
-    longer = [" ".join(pair) for pair in zip(answers(30, seed=2), answers(30, seed=3), strict=True)]
+    longer = [
+        " ".join(pair)
+        for pair in zip(answers(30, seed=2), answers(30, seed=3), strict=True)
+    ]
     sign = collapse_signs(measured(answers(30)), measured(longer), 256).distinct_2
     assert sign is not None
     assert sign.ratio == pytest.approx(1.0, abs=0.05)
@@ -143,9 +153,13 @@ def test_a_sure_fall_of_pass_at_k_blocks_and_an_unsure_one_does_not() -> None:
     assert blocks.keys() == {"pass_at_k"}
     assert blocks["pass_at_k"].value == pytest.approx(-1.0)
     assert "pass@16 fell from 1 in round 0 to 0" in blocks["pass_at_k"].why
-    mostly = Measured([*measured(right=0).results[:1], *first.results[1:]], first.texts, [])
+    mostly = Measured(
+        [*measured(right=0).results[:1], *first.results[1:]], first.texts, []
+    )
     assert ruled(first, mostly) == ({}, {})
-    some = Measured([*measured(right=0).results[:3], *first.results[3:]], first.texts, [])
+    some = Measured(
+        [*measured(right=0).results[:3], *first.results[3:]], first.texts, []
+    )
     blocks, warnings = ruled(first, some)
     assert (list(blocks), list(warnings)) == ([], ["pass_at_k"])
 
@@ -162,13 +176,18 @@ def test_answers_that_grow_or_shrink_by_a_third_block(
 
 
 def test_answers_to_problems_that_round_0_could_not_solve_may_grow() -> None:
-    known, unknown = measured().results[:50], measured(correct=False, length=20).results[50:]
+    known, unknown = (
+        measured().results[:50],
+        measured(correct=False, length=20).results[50:],
+    )
     first = Measured([*known, *unknown], [], [])
     solved = measured(length=60).results[50:]
     assert ruled(first, Measured([*known, *solved], [], [])) == ({}, {})
     first = Measured([*known[:10], *measured(correct=False).results[10:]], [], [])
     blocks, _ = ruled(first, Measured([*known, *solved], [], []))
-    assert blocks.keys() == {"length"}, "with few right answers the length of all counts"
+    assert blocks.keys() == {"length"}, (
+        "with few right answers the length of all counts"
+    )
 
 
 def test_answers_that_become_like_those_of_labelled_rows_are_no_collapse() -> None:
@@ -189,9 +208,13 @@ def test_too_little_text_is_not_measured() -> None:
     assert collapse_signs(first, first, 256).signs.keys() == {"length"}
 
 
-def test_diversity_looks_at_the_same_prompts_whatever_the_order_of_the_results() -> None:
+def test_diversity_looks_at_the_same_prompts_whatever_the_order_of_the_results() -> (
+    None
+):
     rows = measured().results
-    straight, turned = (diversity(Measured(one, [], []), 40) for one in (rows, rows[::-1]))
+    straight, turned = (
+        diversity(Measured(one, [], []), 40) for one in (rows, rows[::-1])
+    )
     assert straight == turned
     assert straight.texts == 40
     assert straight.sample_entropy is None

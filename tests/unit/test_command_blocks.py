@@ -37,10 +37,14 @@ COMMAND_LINE: Any = typer.main.get_command(app)
 OF_KUBEFLOW = {"svc/ml-pipeline-ui"}
 PROGRAMS_OF_THE_SHELL = {"cat", "grep", "head", "ls", "openssl"}
 LANGUAGES = {"bash", "sh", "text", "python", "yaml", "json", "diff"}
-_COMMAND = re.compile(r"^(?:\$ )?(?:ratchet|make|kubectl|docker|pip|python3?) \S", re.MULTILINE)
+_COMMAND = re.compile(
+    r"^(?:\$ )?(?:ratchet|make|kubectl|docker|pip|python3?) \S", re.MULTILINE
+)
 _PATH_OF_TESTS = re.compile(r"\btests/[\w/]+\.py")
 
-every_block = pytest.mark.parametrize("block", command_blocks(), ids=lambda block: block.name)
+every_block = pytest.mark.parametrize(
+    "block", command_blocks(), ids=lambda block: block.name
+)
 
 
 def check_verb(words: list[str], block: Block) -> None:
@@ -64,7 +68,9 @@ def check_verb(words: list[str], block: Block) -> None:
 
 def recipe_of(path: Path, block: Block) -> Path:
     """Return the recipe that a command names, or a shipped one for what `init` writes on the page."""
-    if re.search(rf"\binit {re.escape(str(path))} ", (ROOT / block.page).read_text("utf-8")):
+    if re.search(
+        rf"\binit {re.escape(str(path))} ", (ROOT / block.page).read_text("utf-8")
+    ):
         return ROOT / "recipes" / "demo.yaml"
     return find_recipe(path)
 
@@ -182,7 +188,9 @@ def test_every_block_of_commands_is_run_by_a_test_or_says_why_not() -> None:
         covering = [fate for fate in treatments if fate.covers(block)]
         assert len(covering) == 1, f"{block.name}: once in tests/command_blocks.toml"
     for fate in treatments:
-        assert any(fate.covers(block) for block in command_blocks()), f"{fate} is of no block"
+        assert any(fate.covers(block) for block in command_blocks()), (
+            f"{fate} is of no block"
+        )
         assert bool(fate.test) != bool(fate.why), fate
         for path in _PATH_OF_TESTS.findall(fate.test + fate.why):
             assert (ROOT / path).is_file(), path
@@ -190,6 +198,10 @@ def test_every_block_of_commands_is_run_by_a_test_or_says_why_not() -> None:
 
 def test_what_is_typed_is_marked_as_such() -> None:
     for block in fenced_blocks():
-        assert block.language in LANGUAGES, f"{block.name}: bash if it is typed, else text"
+        assert block.language in LANGUAGES, (
+            f"{block.name}: bash if it is typed, else text"
+        )
         if block.language == "text":
-            assert not _COMMAND.search(block.text), f"{block.name}: its language is bash"
+            assert not _COMMAND.search(block.text), (
+                f"{block.name}: its language is bash"
+            )

@@ -14,9 +14,7 @@ from components.prepare.splits import Splits, make_splits
 from components.text_tokens import tokens_of
 from tests.unit.crafted import ask
 
-CHINESE = (
-    "小明有三个苹果，小红给了他五个苹果，后来他又吃掉了两个苹果，请问小明现在一共有多少个苹果？"
-)
+CHINESE = "小明有三个苹果，小红给了他五个苹果，后来他又吃掉了两个苹果，请问小明现在一共有多少个苹果？"
 JAPANESE = (
     "太郎はりんごを三個持っています。花子から五個もらい、そのあと二個食べました。"
     "いま何個ありますか。"
@@ -88,13 +86,16 @@ def held_against(training: list[Example], measured: str = "validation") -> Split
     rows = [(measured, row(text)) for text in MEASURED]
     needed = {"validation", "test", "unlabelled", "train"} - {measured}
     rows += [
-        (split, row(f"something of {split} {place}")) for place, split in enumerate(sorted(needed))
+        (split, row(f"something of {split} {place}"))
+        for place, split in enumerate(sorted(needed))
     ]
     return make_splits([*rows, *(("train", one) for one in training)], Fractions(), 0)  # type: ignore[list-item]
 
 
 def row(prompt: str, completion: str = "4") -> Example:
-    return Example(prompt, completion, verifier="exact", reference={"answer": completion})
+    return Example(
+        prompt, completion, verifier="exact", reference={"answer": completion}
+    )
 
 
 @pytest.mark.parametrize("copy", COPIES)
@@ -104,12 +105,15 @@ def test_a_copy_of_an_evaluation_question_is_not_trained_on(copy: str) -> None:
         row("", f"Some text before it.\n{copy}\nAnd some after it."),  # raw text
         row("Write a quiz.", f"Here it is:\n\n{copy}\n\nPatience."),
     ):
-        if training.prompt != copy and tokens_of(SHORT).joined in tokens_of(copy).joined:
+        if (
+            training.prompt != copy
+            and tokens_of(SHORT).joined in tokens_of(copy).joined
+        ):
             continue  # so short a question is looked for as a prompt alone
         splits = held_against([training, row("Another question")])
-        assert [one.prompt for one in splits.train if one.prompt != "something of train 1"] == [
-            "Another question"
-        ]
+        assert [
+            one.prompt for one in splits.train if one.prompt != "something of train 1"
+        ] == ["Another question"]
         (rejected,) = splits.rejected
         if rejected.reason == "in_evaluation":
             assert unicodedata.normalize("NFC", copy) in MEASURED
@@ -125,14 +129,20 @@ def test_another_question_is_trained_on(other: str) -> None:
     assert index.of_text(f"{other}\n{other}") == ""
 
 
-@pytest.mark.parametrize("measured", ["vault", "test", "validation", "audit", "dev", "retention"])
-def test_every_split_that_measures_is_held_against_what_is_trained_on(measured: str) -> None:
+@pytest.mark.parametrize(
+    "measured", ["vault", "test", "validation", "audit", "dev", "retention"]
+)
+def test_every_split_that_measures_is_held_against_what_is_trained_on(
+    measured: str,
+) -> None:
     splits = held_against([row("q: what is the capital of france")], measured)
     assert splits.rejected_counts == {"contaminated": 1}
     assert measured in splits.counts
 
 
-def test_prompts_to_sample_from_are_searched_too_and_what_is_left_may_be_too_little() -> None:
+def test_prompts_to_sample_from_are_searched_too_and_what_is_left_may_be_too_little() -> (
+    None
+):
     rows = [("validation", row(ENGLISH)), ("test", row("t")), ("train", row("mine"))]
     rows += [("unlabelled", row("q: " + ENGLISH.lower())), ("unlabelled", row("u"))]
     splits = make_splits(rows, Fractions(), 0)  # type: ignore[arg-type]
@@ -142,16 +152,23 @@ def test_prompts_to_sample_from_are_searched_too_and_what_is_left_may_be_too_lit
 
 
 @pytest.mark.parametrize(
-    ("grid", "other"), [("_ 3 1 _", "3 _ _ 1"), (". 3\n. .", "3 .\n. ."), ("#.#", ".##")]
+    ("grid", "other"),
+    [("_ 3 1 _", "3 _ _ 1"), (". 3\n. .", "3 .\n. ."), ("#.#", ".##")],
 )
 def test_empty_cells_of_a_puzzle_are_part_of_it(grid: str, other: str) -> None:
-    index = Overlap([(ask(f"Solve this grid:\n{grid}\nThank you.", "?"), "?")], parts=False)
+    index = Overlap(
+        [(ask(f"Solve this grid:\n{grid}\nThank you.", "?"), "?")], parts=False
+    )
     assert index.of_prompt(f"Solve this grid:\n{other}\nThank you.") == ""
     assert index.of_prompt(f"# Puzzle\n\nsolve this grid\n\n{grid}\n\n**Thank you**")
 
 
 def test_a_question_that_stands_in_others_is_no_copy_there() -> None:
-    lists = ["Sort these lines:\n3", "Sort these lines:\n3\n1", "Sort these lines:\n7\n2\n9"]
+    lists = [
+        "Sort these lines:\n3",
+        "Sort these lines:\n3\n1",
+        "Sort these lines:\n7\n2\n9",
+    ]
     index = Overlap([(ask(text, "?"), "?") for text in lists], parts=False)
     assert index.of_prompt("Sort these lines:\n3\n8\n5") == ""
     assert index.of_prompt("Sort these lines:\n7\n2\n9\nThank you.")
@@ -175,18 +192,21 @@ def test_an_answer_may_be_what_another_prompt_asks() -> None:
         (HINDI, HINDI.replace("श्याम", "मोहन")),
     ],
 )
-def test_parts_and_rewordings_are_found_in_every_script(text: str, changed: str) -> None:
+def test_parts_and_rewordings_are_found_in_every_script(
+    text: str, changed: str
+) -> None:
     index = Overlap([(ask(text, "6"), "6")])
     assert index.of_prompt(changed)
     assert index.of_text(f"前{text}后" if text is CHINESE else f"x {text} y")
-    unlike = (
-        "今天天气很好，我们打算去公园散步，然后在湖边的小饭馆吃一顿简单的午饭，晚上再坐火车回家。"
-    )
+    unlike = "今天天气很好，我们打算去公园散步，然后在湖边的小饭馆吃一顿简单的午饭，晚上再坐火车回家。"
     assert index.of_prompt(unlike) == ""
 
 
 def test_tokens_keep_what_is_asked_and_drop_what_a_copy_changes() -> None:
-    assert tokens_of("It’s 3.5 – not 3:2…").tokens == tokens_of("it's 3.5 - NOT 3:2").tokens
+    assert (
+        tokens_of("It’s 3.5 – not 3:2…").tokens
+        == tokens_of("it's 3.5 - NOT 3:2").tokens
+    )
     assert tokens_of("1,000 users").tokens == ("1", "000", "users")
     assert tokens_of("f(x) = 5!").tokens == ("f", "(", "x", ")", "=", "5", "!")
     assert tokens_of("हिन्दी").tokens == ("हिन्दी",)
@@ -206,8 +226,11 @@ def test_a_rewording_is_looked_for_in_prompts_of_eight_words_and_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("item", "is_found"), [("copper violin harbour thunder", True), ("a great film", False)]
+    ("item", "is_found"),
+    [("copper violin harbour thunder", True), ("a great film", False)],
 )
-def test_a_prompt_of_four_words_is_looked_for_inside_texts(item: str, is_found: bool) -> None:
+def test_a_prompt_of_four_words_is_looked_for_inside_texts(
+    item: str, is_found: bool
+) -> None:
     index = Overlap([(ask(item, "?"), "?")])
     assert bool(index.of_text(f"So it goes. {item}. And so on.")) is is_found

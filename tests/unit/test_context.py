@@ -21,7 +21,9 @@ print(repr(make_context(sys.argv[1], os.environ).started))
 """
 
 
-def test_a_step_begins_when_its_process_does_to_a_hundredth_of_a_second(tmp_path: Path) -> None:
+def test_a_step_begins_when_its_process_does_to_a_hundredth_of_a_second(
+    tmp_path: Path,
+) -> None:
     """Whole seconds let tasks that follow each other overlap. No bound is on how long it takes."""
     tick = 1 / os.sysconf("SC_CLK_TCK")
     for _ in range(3):
@@ -36,7 +38,9 @@ def test_a_step_begins_when_its_process_does_to_a_hundredth_of_a_second(tmp_path
         assert before - 2 * tick <= float(child.stdout) <= after
 
 
-def test_a_clock_that_is_set_while_a_step_works_changes_no_duration(tmp_path: Path) -> None:
+def test_a_clock_that_is_set_while_a_step_works_changes_no_duration(
+    tmp_path: Path,
+) -> None:
     year_seconds = 365 * 86400.0
     now = {"wall": 1_000_000.0, "steady": 50.0}
     clock = SteadyClock(lambda: now["wall"], lambda: now["steady"])
@@ -45,5 +49,7 @@ def test_a_clock_that_is_set_while_a_step_works_changes_no_duration(tmp_path: Pa
     assert clock() == 1_000_000.0
     now["steady"] += 2.5
     assert clock() == 1_000_002.5
-    context = make_context(f"file://{tmp_path}/store", {"RATCHET_CACHE": f"{tmp_path}/cache"})
+    context = make_context(
+        f"file://{tmp_path}/store", {"RATCHET_CACHE": f"{tmp_path}/cache"}
+    )
     assert isinstance(context.clock, SteadyClock)

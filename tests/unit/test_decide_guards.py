@@ -16,7 +16,9 @@ from tests.unit.crafted import evaluate_summary, recipe_of, store, with_dev
 from tests.unit.decisions import Campaign, simple, told
 
 
-def test_a_better_candidate_that_lost_human_language_is_rejected(campaign: Campaign) -> None:
+def test_a_better_candidate_that_lost_human_language_is_rejected(
+    campaign: Campaign,
+) -> None:
     campaign.round(simple(40), perplexity=2.0)
     receipt = campaign.round(simple(70), perplexity=2.3)
     assert told(receipt).verdict == "rejected"
@@ -27,13 +29,17 @@ def test_a_better_candidate_that_lost_human_language_is_rejected(campaign: Campa
     assert told(campaign.round(simple(71), perplexity=2.1)).verdict == "promoted"
 
 
-def test_the_collapse_guard_compares_with_round_zero_so_it_cannot_creep(campaign: Campaign) -> None:
+def test_the_collapse_guard_compares_with_round_zero_so_it_cannot_creep(
+    campaign: Campaign,
+) -> None:
     campaign.round(simple(20), perplexity=2.0)
     assert told(campaign.round(simple(40), perplexity=2.15)).verdict == "promoted"
     assert told(campaign.round(simple(60), perplexity=2.25)).verdict == "rejected"
 
 
-def test_without_human_text_to_measure_the_gate_decides_alone(campaign: Campaign) -> None:
+def test_without_human_text_to_measure_the_gate_decides_alone(
+    campaign: Campaign,
+) -> None:
     campaign.round(simple(40), perplexity=None)
     assert told(campaign.round(simple(60), perplexity=None)).verdict == "promoted"
 
@@ -50,12 +56,15 @@ def test_a_block_rejects_what_is_better_and_the_second_in_a_row_ends_the_campaig
     context: Context,
 ) -> None:
     campaign = Campaign(
-        context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 9, "max_rounds": 9})
+        context,
+        recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 9, "max_rounds": 9}),
     )
     campaign.round(simple(40))
     receipt = campaign.round(simple(60), blocks=[BLOCK])
     assert (told(receipt).verdict, told(receipt).stop) == ("rejected", None)
-    assert told(receipt).why.startswith("collapse guard: distinct-2 is 0.70 of round 0's")
+    assert told(receipt).why.startswith(
+        "collapse guard: distinct-2 is 0.70 of round 0's"
+    )
     assert told(receipt).alarms == ("distinct_2",)
     assert "- **blocks**: collapse guard: distinct-2 is 0.70" in campaign.card
     assert campaign.state.champion_round == 0
@@ -79,10 +88,19 @@ def measured_beside(campaign: Campaign, right: int, tokens_right: int) -> Decide
     inputs = campaign.inputs(simple(60))
     texts = {
         name: [
-            TextResult(id=f"{number}", split="retention", loss=0.1, num_tokens=100, num_right=count)
+            TextResult(
+                id=f"{number}",
+                split="retention",
+                loss=0.1,
+                num_tokens=100,
+                num_right=count,
+            )
             for number in range(40)
         ]
-        for name, count in (("retention.jsonl", tokens_right), ("champion/retention.jsonl", 90))
+        for name, count in (
+            ("retention.jsonl", tokens_right),
+            ("champion/retention.jsonl", 90),
+        )
     }
     files: dict[str, Sequence[Any] | bytes] = {
         "results.jsonl": with_dev(simple(right)),
@@ -92,7 +110,9 @@ def measured_beside(campaign: Campaign, right: int, tokens_right: int) -> Decide
     scores = evaluate_summary(round=1)
     champion = {name: getattr(scores, name) for name in ModelScores.model_fields}
     summary = scores.model_copy(update={"champion": ModelScores(**champion)})
-    made = store(campaign.context, "evaluate", files, summary, {"candidate": inputs.train})
+    made = store(
+        campaign.context, "evaluate", files, summary, {"candidate": inputs.train}
+    )
     return replace(inputs, evaluate=made)
 
 
@@ -116,7 +136,13 @@ def test_the_champion_is_read_from_beside_the_candidate_with_what_both_retained(
 def human_texts(right: int, loss: float, count: int = 40) -> list[TextResult]:
     """Human texts of 1,000 tokens, so many of which are right."""
     return [
-        TextResult(id=f"{number}", split="retention", loss=loss, num_tokens=1000, num_right=right)
+        TextResult(
+            id=f"{number}",
+            split="retention",
+            loss=loss,
+            num_tokens=1000,
+            num_right=right,
+        )
         for number in range(count)
     ]
 
@@ -140,15 +166,24 @@ def round_with_texts(
     files["champion/retention.jsonl"] = champion_texts
     champion = {name: getattr(scores, name) for name in ModelScores.model_fields}
     scores = scores.model_copy(update={"champion": ModelScores(**champion)})
-    made = store(campaign.context, "evaluate", files, scores, {"candidate": inputs.train})
+    made = store(
+        campaign.context, "evaluate", files, scores, {"candidate": inputs.train}
+    )
     receipt = run(replace(inputs, evaluate=made), campaign.context)
     campaign.receipts.append(receipt)
     campaign.uri = receipt_uri(campaign.context, receipt)
     return receipt
 
 
-def test_human_text_cannot_be_lost_a_little_with_every_promotion(context: Context) -> None:
-    decide = {"goal": {"threshold": 0.99}, "max_rounds": 5, "patience": 9, "retention_margin": 0.01}
+def test_human_text_cannot_be_lost_a_little_with_every_promotion(
+    context: Context,
+) -> None:
+    decide = {
+        "goal": {"threshold": 0.99},
+        "max_rounds": 5,
+        "patience": 9,
+        "retention_margin": 0.01,
+    }
     campaign = Campaign(context, recipe_of(decide=decide))
     verdicts = []
     previous = human_texts(900, 0.5)
@@ -181,7 +216,8 @@ def test_perplexity_is_held_against_the_best_champion_and_not_round_0_alone(
     assert "1.127 times that of the best model so far" in told(receipt).why
     # Cut at another length it is another text.
     cut = [
-        text.model_copy(update={"num_tokens": 10, "num_right": 9}) for text in human_texts(9, 0.52)
+        text.model_copy(update={"num_tokens": 10, "num_right": 9})
+        for text in human_texts(9, 0.52)
     ]
     assert told(round_with_texts(campaign, 80, cut, cut, 50)).verdict == "promoted"
 
@@ -191,7 +227,9 @@ def test_the_same_model_measured_on_more_texts_is_no_collapse(context: Context) 
     campaign = Campaign(context, recipe_of(decide=decide))
     easy = human_texts(900, 0.5, count=20)
     # A run that goes on measures 20 texts more, which are harder for any model.
-    hard = [text.model_copy(update={"id": f"{text.id}-more", "loss": 2.0}) for text in easy]
+    hard = [
+        text.model_copy(update={"id": f"{text.id}-more", "loss": 2.0}) for text in easy
+    ]
     round_with_texts(campaign, 20, easy, easy, 0)
     receipt = round_with_texts(campaign, 60, [*easy, *hard], [*easy, *hard], 20)
     assert told(receipt).verdict == "promoted"
@@ -199,5 +237,6 @@ def test_the_same_model_measured_on_more_texts_is_no_collapse(context: Context) 
     receipt = round_with_texts(campaign, 90, [*worse, *hard], [*easy, *hard], 60)
     assert told(receipt).verdict == "rejected"
     assert (
-        "perplexity on human text is 1.221 times that of the best model so far" in told(receipt).why
+        "perplexity on human text is 1.221 times that of the best model so far"
+        in told(receipt).why
     )

@@ -22,7 +22,9 @@ from components.decide.reflection.measures import (
 from tests.unit.crafted import ask, evaluate_summary, train_summary
 
 
-def row(prompt: str, completion: str, source: str = "labelled", weight: float = 1.0) -> TrainingRow:
+def row(
+    prompt: str, completion: str, source: str = "labelled", weight: float = 1.0
+) -> TrainingRow:
     return TrainingRow.model_validate(
         {
             "id": prompt,
@@ -49,7 +51,9 @@ def answer(prompt: Prompt, text: str, *, finished: bool = True) -> Result:
 
 
 def test_a_loss_that_is_not_finite_counts_as_a_skipped_step() -> None:
-    found = loss_measures(train_summary(skipped_steps=1), [2.0, None, math.inf, 1.5, 1.0, 0.8, 0.7])
+    found = loss_measures(
+        train_summary(skipped_steps=1), [2.0, None, math.inf, 1.5, 1.0, 0.8, 0.7]
+    )
     assert found["skipped_steps"] == 3
     assert found["first_loss"] == 2.0
     assert found["last_loss"] == pytest.approx(0.75)
@@ -71,11 +75,16 @@ def test_spikes_stand_out_of_noise_and_noise_does_not() -> None:
     assert spikes([*quiet[:40], 7.0, *quiet[40:70], 5.0, *quiet[70:]]) == [40, 71]
 
 
-def test_longer_rows_that_are_another_task_are_no_spikes_and_spikes_among_them_are() -> None:
+def test_longer_rows_that_are_another_task_are_no_spikes_and_spikes_among_them_are() -> (
+    None
+):
     draw = random.Random(0)
-    tokens = [draw.choice([95, 100, 105, 300]) if step % 7 else 300 for step in range(200)]
+    tokens = [
+        draw.choice([95, 100, 105, 300]) if step % 7 else 300 for step in range(200)
+    ]
     losses = [
-        draw.uniform(0.05, 0.1) if count < 300 else draw.uniform(1.5, 2.5) for count in tokens
+        draw.uniform(0.05, 0.1) if count < 300 else draw.uniform(1.5, 2.5)
+        for count in tokens
     ]
     assert len(spikes(losses)) > 10
     assert spikes(losses, tokens) == []
@@ -86,7 +95,9 @@ def test_longer_rows_that_are_another_task_are_no_spikes_and_spikes_among_them_a
 
 
 def test_the_loss_on_human_text_is_compared_with_the_champions() -> None:
-    candidate, champion = (evaluate_summary(perplexity=value) for value in (math.e, 1.0))
+    candidate, champion = (
+        evaluate_summary(perplexity=value) for value in (math.e, 1.0)
+    )
     assert human_loss_measures(candidate, champion) == {
         "human_loss": pytest.approx(1.0),
         "human_loss_rise": pytest.approx(1.0),
@@ -104,7 +115,9 @@ def test_answers_that_go_on_are_told_from_answers_that_are_cut() -> None:
         answer(prompts[3], "13"),
     ]
     found = answer_measures(
-        given, [answer(prompts[3], "13"), answer(prompts[2], "12")], references_of(prompts)
+        given,
+        [answer(prompts[3], "13"), answer(prompts[2], "12")],
+        references_of(prompts),
     )
     assert found == {
         "accuracy": 0.25,
@@ -115,7 +128,9 @@ def test_answers_that_go_on_are_told_from_answers_that_are_cut() -> None:
     }
 
 
-def test_rows_that_look_the_same_are_repeated_and_validation_prompts_are_found_in_the_mix() -> None:
+def test_rows_that_look_the_same_are_repeated_and_validation_prompts_are_found_in_the_mix() -> (
+    None
+):
     rows = [
         row("12=", "3"),
         row("1 2=", "3"),
@@ -156,7 +171,11 @@ def test_a_verifier_is_held_against_what_the_champion_gets_right() -> None:
     found = verifier_measures(votes, champion)
     assert (found["majority_passed"], found["majority_expected"]) == (0.25, 1.0)
     assert found["verifier_z"] < -8
-    assert (found["agreement"], found["refused_agreement"], found["passed_agreement"]) == (
+    assert (
+        found["agreement"],
+        found["refused_agreement"],
+        found["passed_agreement"],
+    ) == (
         1.0,
         1.0,
         1.0,

@@ -15,7 +15,11 @@ from tests.unit.decisions import Campaign, lengths, simple, told
 def test_the_ladder_is_climbed_by_promoted_mastery_alone(context: Context) -> None:
     recipe = recipe_of(
         ladder=True,
-        decide={"goal": {"threshold": 0.9, "slice": "length=12"}, "patience": 9, "max_rounds": 5},
+        decide={
+            "goal": {"threshold": 0.9, "slice": "length=12"},
+            "patience": 9,
+            "max_rounds": 5,
+        },
     )
     campaign = Campaign(context, recipe, PLAN.model_copy(update={"level": 8}))
     campaign.round(lengths(98, 70, 30, 5, 0))
@@ -46,14 +50,19 @@ def test_validation_decides_promotions_and_steers_nothing(
 ) -> None:
     recipe = recipe_of(
         ladder=True,
-        decide={"goal": {"threshold": 0.99, "slice": "length=12"}, "patience": 9, "max_rounds": 5},
+        decide={
+            "goal": {"threshold": 0.99, "slice": "length=12"},
+            "patience": 9,
+            "max_rounds": 5,
+        },
     )
     campaign = Campaign(context, recipe, PLAN.model_copy(update={"level": 8}))
     dev = ((95, 95, 20, 0, 0), (60, 95, 0, 0, 0), (30, 60, 0, 0, 0))
     verdicts = []
     for decides, steers in zip(validation, dev, strict=True):
         cut_off = [
-            row.model_copy(update={"finished": decides < steers}) for row in lengths(*decides)
+            row.model_copy(update={"finished": decides < steers})
+            for row in lengths(*decides)
         ]
         receipt = campaign.round([*cut_off, *lengths(*steers, split="dev")])
         verdicts.append(told(receipt).verdict)
@@ -61,7 +70,9 @@ def test_validation_decides_promotions_and_steers_nothing(
     assert verdicts == ["promoted", "rejected", "rejected"]
     assert [record.dev_score for record in campaign.state.history] == [0.42, 0.31, 0.18]
     assert campaign.state.history[0].causes == ()
-    causes = [[cause.name for cause in record.causes] for record in campaign.state.history]
+    causes = [
+        [cause.name for cause in record.causes] for record in campaign.state.history
+    ]
     assert causes == [[], ["forgetting"], ["change_taken_back", "forgetting"]]
     forgotten = campaign.state.history[1].causes[0]
     assert forgotten.evidence.startswith("55 of 500 prompts lost, 0 won")
@@ -71,7 +82,9 @@ def test_validation_decides_promotions_and_steers_nothing(
 
 
 def test_without_dev_prompts_nothing_is_read_in_their_place(context: Context) -> None:
-    recipe = recipe_of(ladder=True, decide={"goal": {"threshold": 0.99, "slice": "length=12"}})
+    recipe = recipe_of(
+        ladder=True, decide={"goal": {"threshold": 0.99, "slice": "length=12"}}
+    )
     campaign = Campaign(context, recipe, PLAN.model_copy(update={"level": 9}))
     campaign.round(lengths(98, 98, 40, 10, 0), dev=False)
     receipt = campaign.round(lengths(10, 10, 0, 0, 0), dev=False)
@@ -84,7 +97,9 @@ def test_without_dev_prompts_nothing_is_read_in_their_place(context: Context) ->
 
 
 def test_a_base_that_is_not_solved_is_told_and_trained_longer(context: Context) -> None:
-    recipe = recipe_of(ladder=True, decide={"goal": {"threshold": 0.9, "slice": "length=12"}})
+    recipe = recipe_of(
+        ladder=True, decide={"goal": {"threshold": 0.9, "slice": "length=12"}}
+    )
     campaign = Campaign(context, recipe, PLAN.model_copy(update={"level": 8}))
     campaign.round(lengths(60, 10, 0, 0, 0))
     causes = {cause.name: cause for cause in campaign.state.history[0].causes}
@@ -97,7 +112,9 @@ def test_a_base_that_is_not_solved_is_told_and_trained_longer(context: Context) 
 def test_a_cause_changes_the_plan_of_the_next_round_and_a_bad_change_is_taken_back(
     context: Context,
 ) -> None:
-    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 9}))
+    campaign = Campaign(
+        context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 9})
+    )
     campaign.round(simple(40))
     campaign.round(simple(41), train={"skipped_steps": 2})
     record = campaign.state.history[1]
@@ -114,8 +131,12 @@ def test_adapters_that_learn_too_little_are_larger_in_the_next_round_and_the_car
     context: Context,
 ) -> None:
     lora = {"rank": 8, "targets": ["q_proj"], "max_rank": 16}
-    recipe = recipe_of(train={"lora": lora}, decide={"goal": {"threshold": 0.99}, "patience": 9})
-    campaign = Campaign(context, recipe, PLAN.model_copy(update={"lora": base_plan(recipe).lora}))
+    recipe = recipe_of(
+        train={"lora": lora}, decide={"goal": {"threshold": 0.99}, "patience": 9}
+    )
+    campaign = Campaign(
+        context, recipe, PLAN.model_copy(update={"lora": base_plan(recipe).lora})
+    )
     flat = {
         "first_loss": 2.3,
         "final_loss": 1.4,
@@ -126,9 +147,14 @@ def test_adapters_that_learn_too_little_are_larger_in_the_next_round_and_the_car
     assert "| lora | rank 8 | rank 8 |" in campaign.card
     campaign.round(simple(41), train=flat)
     cause = campaign.state.history[1].causes[0]
-    assert (cause.name, cause.change) == ("too_little_capacity", "lora rank 8 → rank 16")
+    assert (cause.name, cause.change) == (
+        "too_little_capacity",
+        "lora rank 8 → rank 16",
+    )
     assert "| lora | rank 8 | **rank 16** |" in campaign.card
-    campaign.round(simple(42), train={**flat, "best_dev_loss": 1.3, "final_dev_loss": 1.35})
+    campaign.round(
+        simple(42), train={**flat, "best_dev_loss": 1.3, "final_dev_loss": 1.35}
+    )
     assert str(campaign.state.plan.lora) == "rank 16, unfrozen layers 1"
     assert campaign.state.plan.lora is not None
     assert campaign.state.plan.lora.targets == ("q_proj",)
@@ -145,7 +171,12 @@ def test_an_inserted_layer_is_confirmed_by_the_dev_loss_or_taken_back(
     campaign = Campaign(
         context, recipe, PLAN.model_copy(update={"layers": base_plan(recipe).layers})
     )
-    flat = {"first_loss": 2.3, "final_loss": 1.4, "best_dev_loss": 1.4, "final_dev_loss": 1.4}
+    flat = {
+        "first_loss": 2.3,
+        "final_loss": 1.4,
+        "best_dev_loss": 1.4,
+        "final_dev_loss": 1.4,
+    }
     campaign.round(simple(40))
     campaign.round(simple(40), train=flat)
     cause = campaign.state.history[1].causes[0]
@@ -155,7 +186,12 @@ def test_an_inserted_layer_is_confirmed_by_the_dev_loss_or_taken_back(
     )
     assert "| layers | 0, all trained | **+1, all trained** |" in campaign.card
     dev_loss = 1.2 if falls else 1.4
-    learned = {**flat, "final_loss": 0.2, "best_dev_loss": dev_loss, "final_dev_loss": dev_loss}
+    learned = {
+        **flat,
+        "final_loss": 0.2,
+        "best_dev_loss": dev_loss,
+        "final_dev_loss": dev_loss,
+    }
     campaign.round(simple(40), train=learned)
     review = campaign.state.history[2].causes[0]
     if falls:
@@ -180,7 +216,9 @@ def test_the_first_stages_settings_are_no_change_to_take_back(context: Context) 
     assert campaign.state.plan.steps == 200
 
 
-def test_nothing_but_the_level_changes_after_a_sound_promotion(campaign: Campaign) -> None:
+def test_nothing_but_the_level_changes_after_a_sound_promotion(
+    campaign: Campaign,
+) -> None:
     campaign.round(simple(40))
     before = campaign.state.plan
     campaign.round(simple(60))

@@ -14,7 +14,8 @@ from tests.unit.decisions import SAMPLE_TOKENS, TRAIN_TOKENS, Campaign, simple, 
 
 def test_patience_ends_the_campaign_and_the_best_stays(context: Context) -> None:
     campaign = Campaign(
-        context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 2, "max_rounds": 9})
+        context,
+        recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 2, "max_rounds": 9}),
     )
     campaign.round(simple(40))
     campaign.round(simple(60))
@@ -53,7 +54,9 @@ def test_the_goal_may_be_a_slice(context: Context) -> None:
     assert told(receipt).stop == "target"
 
 
-def test_a_goal_about_a_slice_that_is_not_there_names_those_that_are(context: Context) -> None:
+def test_a_goal_about_a_slice_that_is_not_there_names_those_that_are(
+    context: Context,
+) -> None:
     campaign = Campaign(
         context, recipe_of(decide={"goal": {"threshold": 0.9, "slice": "length=12"}})
     )
@@ -62,7 +65,9 @@ def test_a_goal_about_a_slice_that_is_not_there_names_those_that_are(context: Co
 
 
 def test_the_last_planned_round_ends_the_campaign(context: Context) -> None:
-    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "max_rounds": 2}))
+    campaign = Campaign(
+        context, recipe_of(decide={"goal": {"threshold": 0.99}, "max_rounds": 2})
+    )
     campaign.round(simple(10))
     assert told(campaign.round(simple(40))).stop is None
     assert told(campaign.round(simple(70))).stop == "max_rounds"
@@ -81,24 +86,35 @@ def test_no_round_is_begun_that_would_cross_the_token_budget(
     context: Context, tokens: int, stops_at: int
 ) -> None:
     campaign = Campaign(
-        context, recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"tokens": tokens}})
+        context,
+        recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"tokens": tokens}}),
     )
-    stops = [told(campaign.round(simple(40))).stop, told(campaign.round(simple(60))).stop]
+    stops = [
+        told(campaign.round(simple(40))).stop,
+        told(campaign.round(simple(60))).stop,
+    ]
     assert stops.index("budget") == stops_at
 
 
-def test_a_round_that_fits_the_token_budget_to_the_last_token_is_begun(context: Context) -> None:
+def test_a_round_that_fits_the_token_budget_to_the_last_token_is_begun(
+    context: Context,
+) -> None:
     tokens = 3 * TRAIN_TOKENS + 2 * SAMPLE_TOKENS
     campaign = Campaign(
-        context, recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"tokens": tokens}})
+        context,
+        recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"tokens": tokens}}),
     )
-    stops = [told(campaign.round(simple(40))).stop, told(campaign.round(simple(60))).stop]
+    stops = [
+        told(campaign.round(simple(40))).stop,
+        told(campaign.round(simple(60))).stop,
+    ]
     assert stops == [None, None]
 
 
 def test_minutes_are_those_of_all_attempts_of_the_run(context: Context) -> None:
     campaign = Campaign(
-        context, recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"minutes": 10}})
+        context,
+        recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"minutes": 10}}),
     )
     for number, seconds in enumerate((100.0, 100.0)):
         attempt = Attempt(
@@ -111,11 +127,16 @@ def test_minutes_are_those_of_all_attempts_of_the_run(context: Context) -> None:
         )
         key = keys.attempt_key("crafted-run", "train-r0", f"{number}-1")
         context.store.put_bytes(key, attempt.model_dump_json().encode())
-    context.store.put_bytes(keys.attempt_key("crafted-run", "train-r0", "7-1"), b"not a record")
+    context.store.put_bytes(
+        keys.attempt_key("crafted-run", "train-r0", "7-1"), b"not a record"
+    )
     assert told(campaign.round(simple(40))).stop is None
     # 200 seconds so far, 205 for this round and for the next one: more than 600.
-    late = Attempt(task="evaluate-r1", step="evaluate", round=1, started=0, seconds=205.0)
+    late = Attempt(
+        task="evaluate-r1", step="evaluate", round=1, started=0, seconds=205.0
+    )
     context.store.put_bytes(
-        keys.attempt_key("crafted-run", "evaluate-r1", "9-1"), late.model_dump_json().encode()
+        keys.attempt_key("crafted-run", "evaluate-r1", "9-1"),
+        late.model_dump_json().encode(),
     )
     assert told(campaign.round(simple(60))).stop == "budget"

@@ -22,14 +22,17 @@ from tests.unit.decisions import Campaign, simple
 def campaign(context: Context) -> Campaign:
     """Rounds of 40, 46 (rejected), 60 (promoted) and 58 (rejected) right of 100."""
     made = Campaign(
-        context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 9, "max_rounds": 5})
+        context,
+        recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 9, "max_rounds": 5}),
     )
     for right in (40, 46, 60, 58):
         made.round(simple(right))
     return made
 
 
-def asked(campaign: Campaign, **overrides: Any) -> list[tuple[int, str, str, str | None]]:
+def asked(
+    campaign: Campaign, **overrides: Any
+) -> list[tuple[int, str, str, str | None]]:
     answer = what_if(campaign.context, campaign.uri, overrides)
     return [(one.round, one.verdict, one.would_be, one.stop) for one in answer.rounds]
 
@@ -47,15 +50,23 @@ def test_a_lower_threshold_would_have_ended_it_earlier(campaign: Campaign) -> No
     assert asked(campaign, threshold=0.55)[-1] == (2, "promoted", "promoted", "target")
 
 
-def test_a_shorter_patience_would_have_ended_it_before_the_gain(campaign: Campaign) -> None:
+def test_a_shorter_patience_would_have_ended_it_before_the_gain(
+    campaign: Campaign,
+) -> None:
     assert asked(campaign, patience=1)[-1] == (1, "rejected", "rejected", "patience")
 
 
-def test_a_larger_alpha_changes_verdicts_and_says_what_nobody_knows(campaign: Campaign) -> None:
+def test_a_larger_alpha_changes_verdicts_and_says_what_nobody_knows(
+    campaign: Campaign,
+) -> None:
     answer = what_if(campaign.context, campaign.uri, {"alpha": 0.5})
     verdicts = ["promoted", "promoted", "promoted", "rejected"]
     assert [one.would_be for one in answer.rounds] == verdicts
-    assert (answer.diverges_after, answer.champion_round, answer.would_be_champion_round) == (
+    assert (
+        answer.diverges_after,
+        answer.champion_round,
+        answer.would_be_champion_round,
+    ) == (
         1,
         2,
         2,
@@ -65,7 +76,10 @@ def test_a_larger_alpha_changes_verdicts_and_says_what_nobody_knows(campaign: Ca
     )  # against round 1, the champion by then
     told = in_words(answer)
     assert "round 1  46.0 %  rejected -> promoted" in told
-    assert "From round 2 on the rounds that were carried out began from another model" in told
+    assert (
+        "From round 2 on the rounds that were carried out began from another model"
+        in told
+    )
     assert max(len(line) for line in told.splitlines()) <= 80
 
 

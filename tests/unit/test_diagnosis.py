@@ -94,7 +94,12 @@ def test_a_loss_still_falling_at_the_end_is_underfitting() -> None:
 def test_a_training_that_has_learned_its_rows_is_not_underfitting() -> None:
     """The loss halves in the last fifth, and every token has a probability of 98.7 % already."""
     losses = [0.5 * 0.98**step for step in range(200)]
-    learned = {**TRAIN, "final_loss": 0.0056, "best_dev_loss": 0.02, "final_dev_loss": 0.02}
+    learned = {
+        **TRAIN,
+        "final_loss": 0.0056,
+        "best_dev_loss": 0.02,
+        "final_dev_loss": 0.02,
+    }
     assert names(losses=losses, train=learned) == []
     assert names(losses=losses, train=learned, plan=ADAPTED) == []
     assert names(losses=[10 * loss for loss in losses]) == ["underfitting"]
@@ -153,22 +158,38 @@ def test_no_round_has_two_causes_that_contradict_each_other() -> None:
 
 def test_a_loss_that_hardly_moved_asks_for_a_higher_learning_rate() -> None:
     train = {**TRAIN, "first_loss": 2.31, "final_loss": 2.25}
-    assert the("underfitting", train=train, losses=[2.3] * 200).change == "learning_rate_up"
+    assert (
+        the("underfitting", train=train, losses=[2.3] * 200).change
+        == "learning_rate_up"
+    )
 
 
 def test_a_promoted_candidate_is_not_called_underfitted() -> None:
-    assert names(verdict="promoted", losses=[2.0 - 0.008 * step for step in range(200)]) == []
     assert (
-        names(verdict="promoted", losses=[2.0 - 0.008 * step for step in range(200)], plan=ADAPTED)
+        names(verdict="promoted", losses=[2.0 - 0.008 * step for step in range(200)])
+        == []
+    )
+    assert (
+        names(
+            verdict="promoted",
+            losses=[2.0 - 0.008 * step for step in range(200)],
+            plan=ADAPTED,
+        )
         == []
     )
 
 
-HIGH: dict[str, Any] = {"final_loss": 1.42, "best_dev_loss": 1.45, "final_dev_loss": 1.45}
+HIGH: dict[str, Any] = {
+    "final_loss": 1.42,
+    "best_dev_loss": 1.45,
+    "final_dev_loss": 1.45,
+}
 
 
 def test_adapters_that_cannot_take_in_their_rows_ask_for_a_larger_structure() -> None:
-    found = the("too_little_capacity", train={**TRAIN, "first_loss": 2.3, **HIGH}, plan=ADAPTED)
+    found = the(
+        "too_little_capacity", train={**TRAIN, "first_loss": 2.3, **HIGH}, plan=ADAPTED
+    )
     assert found.change == "structure_up"
     assert (
         "with rank 4 beside the frozen base the training loss had flattened at 1.4200, dev loss"
@@ -181,16 +202,23 @@ def test_adapters_that_cannot_take_in_their_rows_ask_for_a_larger_structure() ->
     ]
 
 
-def test_a_loss_that_still_falls_asks_for_more_steps_before_a_larger_structure() -> None:
+def test_a_loss_that_still_falls_asks_for_more_steps_before_a_larger_structure() -> (
+    None
+):
     falling = [2.0 - 0.008 * step for step in range(200)]
-    assert names(losses=falling, plan=ADAPTED) == ["underfitting", "too_little_capacity"]
+    assert names(losses=falling, plan=ADAPTED) == [
+        "underfitting",
+        "too_little_capacity",
+    ]
     plan, _ = next_plan(
         LORA, ADAPTED, diagnose(evidence(losses=falling, plan=ADAPTED)), None, ADAPTED
     )
     assert (plan.steps, plan.lora) == (300, LoraStructure(rank=8))
 
 
-def test_a_high_loss_is_no_lack_of_capacity_where_nothing_is_frozen_or_rows_are_memorised() -> None:
+def test_a_high_loss_is_no_lack_of_capacity_where_nothing_is_frozen_or_rows_are_memorised() -> (
+    None
+):
     assert names(train={**TRAIN, "first_loss": 2.3, **HIGH}) == []
     memorised = {
         **TRAIN,
@@ -201,7 +229,11 @@ def test_a_high_loss_is_no_lack_of_capacity_where_nothing_is_frozen_or_rows_are_
     }
     assert names(train=memorised, plan=ADAPTED) == []
     assert (
-        names(train={**TRAIN, "first_loss": 2.3, **HIGH, "stopped_early": True}, plan=ADAPTED) == []
+        names(
+            train={**TRAIN, "first_loss": 2.3, **HIGH, "stopped_early": True},
+            plan=ADAPTED,
+        )
+        == []
     )
     assert names(plan=ADAPTED) == []
 
@@ -215,12 +247,17 @@ def test_few_trained_layers_ask_for_more_of_them_and_then_for_a_new_one() -> Non
     round_with: dict[str, Any] = {"train": FLAT, "recipe": LAYERED}
     found = the("too_little_capacity", plan=ONE_LAYER, **round_with)
     assert found.change == "trained_layers_up"
-    assert "with layers 0, last 1 trained the training loss had flattened" in found.evidence
+    assert (
+        "with layers 0, last 1 trained the training loss had flattened"
+        in found.evidence
+    )
     assert (found.measure, found.direction) == ("dev_loss", "down")
     plan = ONE_LAYER
     seen = []
     for _ in range(4):
-        plan, _ = next_plan(LAYERED, plan, diagnose(evidence(plan=plan, **round_with)), None, plan)
+        plan, _ = next_plan(
+            LAYERED, plan, diagnose(evidence(plan=plan, **round_with)), None, plan
+        )
         seen.append(str(plan.layers))
     assert seen == [
         "0, last 2 trained",
@@ -230,8 +267,14 @@ def test_few_trained_layers_ask_for_more_of_them_and_then_for_a_new_one() -> Non
     ]
 
 
-def test_a_model_that_is_trained_whole_lacks_capacity_only_where_layers_may_be_inserted() -> None:
-    for layers, is_reported in (({}, False), ({"max_extra": 1}, True), ({"extra": 1}, False)):
+def test_a_model_that_is_trained_whole_lacks_capacity_only_where_layers_may_be_inserted() -> (
+    None
+):
+    for layers, is_reported in (
+        ({}, False),
+        ({"max_extra": 1}, True),
+        ({"extra": 1}, False),
+    ):
         recipe = recipe_of(train={"layers": layers})
         found = names(train=FLAT, recipe=recipe, plan=base_plan(recipe))
         assert found == (["too_little_capacity"] if is_reported else []), layers
@@ -241,7 +284,12 @@ def test_overfitting_makes_what_is_trained_smaller_once_nothing_else_helps() -> 
     train = {**TRAIN, "best_step": 150, "final_dev_loss": 0.36}
     refuted = frozenset({"weight_decay_up", "steps_down", "dropout_up"})
     adapted, _ = next_plan(
-        LORA, ADAPTED, diagnose(evidence(train=train, plan=ADAPTED)), None, ADAPTED, refuted
+        LORA,
+        ADAPTED,
+        diagnose(evidence(train=train, plan=ADAPTED)),
+        None,
+        ADAPTED,
+        refuted,
     )
     assert str(adapted.lora) == "rank 2"
     recipe = recipe_of(train={"layers": {"extra": 1, "trained": 4}})
@@ -260,23 +308,37 @@ def test_overfitting_makes_what_is_trained_smaller_once_nothing_else_helps() -> 
     ]
 
 
-def test_a_training_that_stopped_at_a_level_dev_loss_while_it_learned_gets_more_patience() -> None:
+def test_a_training_that_stopped_at_a_level_dev_loss_while_it_learned_gets_more_patience() -> (
+    None
+):
     falling = [2.0 - 0.008 * step for step in range(150)]
     stopped = {**TRAIN, "stopped_early": True, "steps": 150, "best_step": 130}
     found = the("stopped_too_soon", train=stopped, losses=falling)
-    assert (found.change, found.measure, found.direction) == ("patience_up", "dev_loss", "down")
+    assert (found.change, found.measure, found.direction) == (
+        "patience_up",
+        "dev_loss",
+        "down",
+    )
     assert "at step 150 of 200, while training loss was still falling" in found.evidence
     assert names(train=stopped) == []
     assert names(train=stopped, losses=falling, verdict="promoted") == []
-    assert names(train={**stopped, "stopped_early": False}, losses=falling) == ["underfitting"]
-    assert names(train={**stopped, "final_dev_loss": 0.36}, losses=falling) == ["overfitting"]
+    assert names(train={**stopped, "stopped_early": False}, losses=falling) == [
+        "underfitting"
+    ]
+    assert names(train={**stopped, "final_dev_loss": 0.36}, losses=falling) == [
+        "overfitting"
+    ]
     without = {"best_dev_loss": None, "final_dev_loss": None}
     assert names(train={**stopped, **without}, losses=falling) == []
 
 
 def test_a_champion_that_learns_a_little_more_is_not_stuck() -> None:
     assert (
-        names(train={**TRAIN, "first_loss": 0.011, "final_loss": 0.010}, losses=[0.01] * 200) == []
+        names(
+            train={**TRAIN, "first_loss": 0.011, "final_loss": 0.010},
+            losses=[0.01] * 200,
+        )
+        == []
     )
 
 
@@ -289,11 +351,16 @@ def test_few_accepted_samples_ask_for_more_of_them() -> None:
     }
     found = the("too_few_accepted", select=select)
     assert found.change == "samples_up"
-    assert "90 of 4000 samples accepted (0.025 passed the quality filters" in found.evidence
+    assert (
+        "90 of 4000 samples accepted (0.025 passed the quality filters"
+        in found.evidence
+    )
     assert "verifier 3900" in found.evidence
     assert (
         the(
-            "too_few_accepted", select=select, plan=PLAN.model_copy(update={"temperature": 0.0})
+            "too_few_accepted",
+            select=select,
+            plan=PLAN.model_copy(update={"temperature": 0.0}),
         ).change
         is None
     )
@@ -310,7 +377,10 @@ def test_right_answers_that_repeat_each_other_are_not_too_few() -> None:
         "prompts_accepted": 1000,
         "distinct_share": 1 / 16,
     }
-    assert names(select=select, plan=PLAN.model_copy(update={"samples_per_prompt": 16})) == []
+    assert (
+        names(select=select, plan=PLAN.model_copy(update={"samples_per_prompt": 16}))
+        == []
+    )
 
 
 def test_answers_left_out_because_they_are_solved_or_enough_are_not_too_few() -> None:
@@ -318,7 +388,9 @@ def test_answers_left_out_because_they_are_solved_or_enough_are_not_too_few() ->
     select = {**SELECT, "accepted": 300, "dropped": dropped, "prompts_accepted": 120}
     assert names(select=select) == []
     assert names(select={**select, "distinct_share": 0.26}) == []
-    assert names(select={**select, "distinct_share": 0.26, "dropped": {"verifier": 3700}}) == [
+    assert names(
+        select={**select, "distinct_share": 0.26, "dropped": {"verifier": 3700}}
+    ) == [
         "low_diversity",
         "too_few_accepted",
     ]
@@ -327,27 +399,39 @@ def test_answers_left_out_because_they_are_solved_or_enough_are_not_too_few() ->
 def test_samples_that_all_say_the_same_ask_for_a_higher_temperature() -> None:
     found = the("low_diversity", select={**SELECT, "distinct_share": 0.28})
     assert found.change == "temperature_up"
-    assert "0.280 of them distinct (0.250 is the least), and 300 of 1000 prompts" in found.evidence
+    assert (
+        "0.280 of them distinct (0.250 is the least), and 300 of 1000 prompts"
+        in found.evidence
+    )
 
 
 def test_several_greedy_samples_are_no_diversity_at_all() -> None:
     greedy = PLAN.model_copy(update={"temperature": 0.0})
     assert (
-        the("low_diversity", select={**SELECT, "distinct_share": 0.25}, plan=greedy).priority == 0.9
+        the(
+            "low_diversity", select={**SELECT, "distinct_share": 0.25}, plan=greedy
+        ).priority
+        == 0.9
     )
     once = {**SELECT, "distinct_share": 1.0}
-    assert names(select=once, plan=greedy.model_copy(update={"samples_per_prompt": 1})) == []
+    assert (
+        names(select=once, plan=greedy.model_copy(update={"samples_per_prompt": 1}))
+        == []
+    )
 
 
 def test_skipped_steps_or_wild_losses_are_optimizer_trouble() -> None:
     assert (
-        the("optimizer_trouble", train={**TRAIN, "skipped_steps": 3}).change == "learning_rate_down"
+        the("optimizer_trouble", train={**TRAIN, "skipped_steps": 3}).change
+        == "learning_rate_down"
     )
     assert (
         "0 steps skipped and 1 losses not finite"
         in the("optimizer_trouble", losses=[*SETTLED, None]).evidence
     )
-    assert names(train={**TRAIN, "skipped_steps": 3}, verdict="promoted") == ["optimizer_trouble"]
+    assert names(train={**TRAIN, "skipped_steps": 3}, verdict="promoted") == [
+        "optimizer_trouble"
+    ]
 
 
 def test_answers_that_never_end_are_truncation() -> None:
@@ -384,8 +468,13 @@ def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
     }
     found = the("base_not_mastered", **first, comparison=None, candidate=scores)
     assert found.change == "steps_up"
-    assert "(length=8) are at 0.6200, mastery is 0.90: the base is not solved" in found.evidence
-    assert names(**first, comparison=None, candidate=scored({"length=8": (50, 50)})) == []
+    assert (
+        "(length=8) are at 0.6200, mastery is 0.90: the base is not solved"
+        in found.evidence
+    )
+    assert (
+        names(**first, comparison=None, candidate=scored({"length=8": (50, 50)})) == []
+    )
 
 
 def test_the_trend_ignores_noise_and_short_logs() -> None:

@@ -23,7 +23,11 @@ SIGNS: list[tuple[str, str | None, dict[str, Any]]] = [
     (
         "learning_rate_too_high",
         "learning_rate_down",
-        {"measures": measured(first_loss=0.6, last_loss=2.0, peak_loss=3.1, human_loss_rise=1.2)},
+        {
+            "measures": measured(
+                first_loss=0.6, last_loss=2.0, peak_loss=3.1, human_loss_rise=1.2
+            )
+        },
     ),
     (
         "learning_rate_too_low",
@@ -32,7 +36,11 @@ SIGNS: list[tuple[str, str | None, dict[str, Any]]] = [
     ),
     ("underfitting", "steps_up", {"measures": measured(epochs=0.2)}),
     ("optimizer_trouble", "learning_rate_down", {"measures": measured(loss_spikes=5)}),
-    ("label_noise", "labelled_share_down", {"measures": measured(last_loss=1.1, above_dev=0.6)}),
+    (
+        "label_noise",
+        "labelled_share_down",
+        {"measures": measured(last_loss=1.1, above_dev=0.6)},
+    ),
     (
         "duplicate_flood",
         "labelled_share_down",
@@ -46,12 +54,19 @@ SIGNS: list[tuple[str, str | None, dict[str, Any]]] = [
     (
         "temperature_too_high",
         "temperature_down",
-        {"plan": HOT, "measures": measured(passed=0.2, agreement=0.4, majority_expected=0.6)},
+        {
+            "plan": HOT,
+            "measures": measured(passed=0.2, agreement=0.4, majority_expected=0.6),
+        },
     ),
     (
         "verifier_false_negatives",
         None,
-        {"measures": measured(majority_passed=0.2, verifier_z=-15, refused_agreement=0.85)},
+        {
+            "measures": measured(
+                majority_passed=0.2, verifier_z=-15, refused_agreement=0.85
+            )
+        },
     ),
     (
         "verifier_too_lenient",
@@ -59,18 +74,27 @@ SIGNS: list[tuple[str, str | None, dict[str, Any]]] = [
         {"measures": measured(majority_passed=0.99, verifier_z=15)},
     ),
     ("evaluation_contamination", None, {"measures": measured(contaminated=0.3)}),
-    ("truncation", "answer_tokens_up", {"measures": measured(finished_share=0.5, cut_short=0.4)}),
+    (
+        "truncation",
+        "answer_tokens_up",
+        {"measures": measured(finished_share=0.5, cut_short=0.4)},
+    ),
     ("stop_token_wrong", None, {"measures": measured(finished_share=0.2, runs_on=0.6)}),
     (
         "labelled_share_too_low",
         "labelled_share_up",
-        {"comparison": LOST, "measures": measured(labelled_weight=0.25, answer_shift=0.5)},
+        {
+            "comparison": LOST,
+            "measures": measured(labelled_weight=0.25, answer_shift=0.5),
+        },
     ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "asks", "signs"), SIGNS, ids=[f"{name}-{change}" for name, change, _ in SIGNS]
+    ("name", "asks", "signs"),
+    SIGNS,
+    ids=[f"{name}-{change}" for name, change, _ in SIGNS],
 )
 def test_each_cause_is_first_where_its_signs_are_and_says_them_in_numbers(
     name: str, asks: str | None, signs: dict[str, Any]
@@ -88,7 +112,10 @@ def test_a_strict_verifier_over_hard_prompts_is_not_called_wrong() -> None:
     assert (
         names(
             measures=measured(
-                majority_passed=0.2, verifier_z=-15, refused_agreement=0.9, majority_prompts=9
+                majority_passed=0.2,
+                verifier_z=-15,
+                refused_agreement=0.9,
+                majority_prompts=9,
             )
         )
         == []

@@ -20,7 +20,16 @@ from components.evaluate.diversity import (
 
 
 def test_words_digits_and_signs_are_tokens() -> None:
-    assert tokens_of("Reverse 4711, PLEASE!") == ["reverse", "4", "7", "1", "1", ",", "please", "!"]
+    assert tokens_of("Reverse 4711, PLEASE!") == [
+        "reverse",
+        "4",
+        "7",
+        "1",
+        "1",
+        ",",
+        "please",
+        "!",
+    ]
 
 
 def test_distinct_n_is_the_share_of_different_ngrams() -> None:
@@ -31,11 +40,14 @@ def test_distinct_n_is_the_share_of_different_ngrams() -> None:
     )
 
 
-def test_distinct_n_at_a_smaller_size_is_the_mean_over_all_samples_of_that_size() -> None:
+def test_distinct_n_at_a_smaller_size_is_the_mean_over_all_samples_of_that_size() -> (
+    None
+):
     counts = ngrams(["a a a b b c d"], 1)
     words = "aaabbcd"
     exact = statistics.fmean(
-        len({words[place] for place in drawn}) for drawn in itertools.combinations(range(7), 3)
+        len({words[place] for place in drawn})
+        for drawn in itertools.combinations(range(7), 3)
     )
     assert distinct_share(counts, 3) == pytest.approx(exact / 3)
     assert distinct_share(counts, 7) == distinct_share(counts) == 4 / 7
@@ -43,7 +55,9 @@ def test_distinct_n_at_a_smaller_size_is_the_mean_over_all_samples_of_that_size(
         distinct_share(counts, 8)
 
 
-def test_more_of_the_same_text_looks_less_varied_unless_compared_at_equal_size() -> None:
+def test_more_of_the_same_text_looks_less_varied_unless_compared_at_equal_size() -> (
+    None
+):
     draw = random.Random(0)
     short = [" ".join(draw.choices("abcdefgh", k=6)) for _ in range(50)]
     long = [" ".join(draw.choices("abcdefgh", k=24)) for _ in range(50)]
@@ -53,7 +67,9 @@ def test_more_of_the_same_text_looks_less_varied_unless_compared_at_equal_size()
     assert distinct_share(many, few.total()) == pytest.approx(all_few, rel=0.05)
 
 
-def test_self_bleu_is_high_for_repetition_and_zero_for_texts_without_a_word_in_common() -> None:
+def test_self_bleu_is_high_for_repetition_and_zero_for_texts_without_a_word_in_common() -> (
+    None
+):
     assert self_bleu(["the cat sat on the mat"] * 5) == pytest.approx(100.0)
     apart = self_bleu(
         [" ".join(chr(97 + 5 * row + place) for place in range(5)) for row in range(5)]
@@ -68,7 +84,9 @@ def test_the_vendi_score_counts_different_texts() -> None:
     assert vendi_score(apart) == pytest.approx(4.0, rel=1e-6)
     assert vendi_score(["the same words"] * 7) == pytest.approx(1.0, rel=1e-6)
     assert vendi_score(apart * 3) == pytest.approx(4.0, rel=1e-6)
-    assert vendi_score(["", "", "x"]) == pytest.approx(math.exp(entropy("aab")), rel=1e-6)
+    assert vendi_score(["", "", "x"]) == pytest.approx(
+        math.exp(entropy("aab")), rel=1e-6
+    )
     assert vendi_score([]) is None
 
 

@@ -53,7 +53,11 @@ def test_a_container_is_confined_and_knows_only_what_a_step_needs() -> None:
         ["ALL"],
         ["no-new-privileges"],
     )
-    assert (told["mem_limit"], told["memswap_limit"], told["pids_limit"]) == ("2g", "2g", 512)
+    assert (told["mem_limit"], told["memswap_limit"], told["pids_limit"]) == (
+        "2g",
+        "2g",
+        512,
+    )
     assert not told["user"].startswith("0:")
     assert told["environment"] == STORE
 
@@ -72,7 +76,8 @@ def test_containers_join_this_machines_network_only_for_a_store_on_it(
     endpoint: str, network: str
 ) -> None:
     assert (
-        settings("run", Containers(), {"AWS_ENDPOINT_URL_S3": endpoint})["network_mode"] == network
+        settings("run", Containers(), {"AWS_ENDPOINT_URL_S3": endpoint})["network_mode"]
+        == network
     )
     assert (
         settings("run", Containers(network="own"), {"AWS_ENDPOINT_URL_S3": endpoint})[

@@ -90,7 +90,9 @@ def commands_of(page: Path) -> Iterator[str]:
 def anchors_of(page: Path) -> set[str]:
     """The anchors that GitHub gives a page's headings."""
     titles = re.findall(r"^#+ (.+)$", prose_of(page), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    return {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles
+    }
 
 
 @every_page
@@ -113,7 +115,9 @@ def test_every_path_exists(page: Path) -> None:
             is_ours = path.partition("/")[0] in FOLDERS and "/" in path
             if not is_ours or PLACEHOLDERS.search(path) or path.startswith(MADE_LATER):
                 continue
-            if page.name == "extending.md" and f"\n`{path}`:\n" in page.read_text(encoding="utf-8"):
+            if page.name == "extending.md" and f"\n`{path}`:\n" in page.read_text(
+                encoding="utf-8"
+            ):
                 continue  # a file that the reader makes
             name = path.rstrip("/")
             assert list(ROOT.glob(name)) or list(page.parent.glob(name)), path
@@ -142,7 +146,9 @@ def test_every_verb_and_its_options_are_those_of_the_command_line(page: Path) ->
     verbs = commands_by_verb()
     for command in commands_of(page):
         match = re.match(r"(?:(?:\S+/)?python pipeline\.py|ratchet) (\S+)(.*)", command)
-        verb, rest = (match[1], match[2]) if match else (command.partition(" ")[0], command)
+        verb, rest = (
+            (match[1], match[2]) if match else (command.partition(" ")[0], command)
+        )
         if match and not re.match(r"VERB|--|[^\w]", verb):
             assert verb in verbs, command
         if verb in verbs:
@@ -155,14 +161,20 @@ def test_every_verb_and_its_options_are_those_of_the_command_line(page: Path) ->
 @every_page
 def test_every_module_exists(page: Path) -> None:
     for command in commands_of(page):
-        for name in re.findall(r"python -m ((?:components|tests)[.\w]*\w)(?![.<])", command):
+        for name in re.findall(
+            r"python -m ((?:components|tests)[.\w]*\w)(?![.<])", command
+        ):
             path = ROOT.joinpath(*name.split("."))
-            assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), command
+            assert (
+                path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+            ), command
 
 
 @every_page
 def test_every_key_of_a_recipe_is_one(page: Path) -> None:
-    figures = (ROOT / "tests" / "benchmarks" / "figures.json").read_text(encoding="utf-8")
+    figures = (ROOT / "tests" / "benchmarks" / "figures.json").read_text(
+        encoding="utf-8"
+    )
     names_of_figures = set(json.loads(figures))
     for span in spans_of(page):
         section, _, rest = span.partition(".")
@@ -181,7 +193,9 @@ def is_key(model: object, names: list[str]) -> bool:
         return True
     for kind in models_in(model):
         # As a recipe writes it: `from` is a word of Python's, so its field has another name there.
-        fields = {field.alias or name: field for name, field in kind.model_fields.items()}
+        fields = {
+            field.alias or name: field for name, field in kind.model_fields.items()
+        }
         field = fields.get(names[0])
         if field is not None and is_key(field.annotation, names[1:]):
             return True
@@ -212,12 +226,19 @@ def test_the_symptoms_of_the_pages_are_in_messages_of_ours() -> None:
     text = "\n\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     tables = text.split("| symptom | cause and cure |\n")[1:]
     assert len(tables) == 2
-    symptoms = [row.split("|")[1] for table in tables for row in table.split("\n\n")[0].split("\n")]
+    symptoms = [
+        row.split("|")[1]
+        for table in tables
+        for row in table.split("\n\n")[0].split("\n")
+    ]
     quoted = [span for symptom in symptoms for span in _SPAN.findall(symptom)]
     assert len(quoted) > 10
     said = "\n".join(texts_of_code())
     for quotation in quoted:
-        if quotation in SAID_BY_KUBERNETES or quotation.split()[0] in commands_by_verb():
+        if (
+            quotation in SAID_BY_KUBERNETES
+            or quotation.split()[0] in commands_by_verb()
+        ):
             continue
         # An ellipsis or a capital letter stands for what differs from time to time.
         for part in re.split(r"…|\b[A-Z]\b", quotation):

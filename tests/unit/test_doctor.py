@@ -44,15 +44,25 @@ def test_an_api_server_that_cannot_be_used_is_one_finding(
     api: KubernetesApi, tmp_path: Path
 ) -> None:
     gone = api.kubeconfig(tmp_path / "gone", "http://127.0.0.1:9")
-    assert "cannot be reached" in everything(tmp_path, KUBECONFIG=str(gone))["kubernetes"].found
+    assert (
+        "cannot be reached"
+        in everything(tmp_path, KUBECONFIG=str(gone))["kubernetes"].found
+    )
     there = api.kubeconfig(tmp_path / "there")
     api.token = "another"
     one = everything(tmp_path, KUBECONFIG=str(there))["kubernetes"]
-    assert (one.status, "401" in one.found, "renew" in one.cure) == ("failed", True, True)
+    assert (one.status, "401" in one.found, "renew" in one.cure) == (
+        "failed",
+        True,
+        True,
+    )
     api.token, api.always = None, failing(503)
     assert everything(tmp_path, KUBECONFIG=str(there))["kubernetes"].status == "failed"
     (tmp_path / "empty").write_text("")
-    assert everything(tmp_path, KUBECONFIG=str(tmp_path / "empty"))["kubernetes"].status == "failed"
+    assert (
+        everything(tmp_path, KUBECONFIG=str(tmp_path / "empty"))["kubernetes"].status
+        == "failed"
+    )
 
 
 def test_what_is_not_configured_is_skipped_and_says_how(tmp_path: Path) -> None:
@@ -69,7 +79,10 @@ def test_an_old_version_of_pipelines_and_one_without_namespaces_are_named(
     kfp = KfpApi()
     kfp.health = {"multi_user": True, "tag_name": "2.15.0"}
     found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint)["pipelines"]
-    assert (found.status, "2.15.0 is older than 2.17" in found.found) == ("failed", True)
+    assert (found.status, "2.15.0 is older than 2.17" in found.found) == (
+        "failed",
+        True,
+    )
     kfp.health = {"multi_user": False, "tag_name": "2.17.0"}
     found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint)["pipelines"]
     assert (found.status, "has one user" in found.found) == ("failed", True)
@@ -98,14 +111,18 @@ def test_the_api_of_pipelines_is_tried_with_its_token(
 ) -> None:
     kfp = KfpApi()
     kfp.tokens = {"good"}
-    found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint, KF_PIPELINES_TOKEN="good")[
-        "pipelines"
-    ]
+    found = everything(
+        tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint, KF_PIPELINES_TOKEN="good"
+    )["pipelines"]
     assert (found.status, "2.17.0" in found.found) == ("ok", True)
-    found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint, KF_PIPELINES_TOKEN="bad-one")[
-        "pipelines"
-    ]
-    assert (found.status, "refuses the token" in found.found, "bad-one" in str(found)) == (
+    found = everything(
+        tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint, KF_PIPELINES_TOKEN="bad-one"
+    )["pipelines"]
+    assert (
+        found.status,
+        "refuses the token" in found.found,
+        "bad-one" in str(found),
+    ) == (
         "failed",
         True,
         False,
@@ -114,25 +131,33 @@ def test_the_api_of_pipelines_is_tried_with_its_token(
     # Nobody waits between the tries.
     patience = functools.partial(ApiPatience, clock=clock, sleep=clock.sleep)
     monkeypatch.setattr("components.cli.cluster.kfp_calls.ApiPatience", patience)
-    found = everything(tmp_path, KF_PIPELINES_ENDPOINT="http://127.0.0.1:9")["pipelines"]
+    found = everything(tmp_path, KF_PIPELINES_ENDPOINT="http://127.0.0.1:9")[
+        "pipelines"
+    ]
     assert (found.status, "check the address" in found.cure) == ("failed", True)
 
 
 def test_a_pod_without_shared_memory_gpu_or_scratch_is_found(tmp_path: Path) -> None:
     profile = load_profile("gpu-8", TEST_IMAGES)
     (tmp_path / "dev").mkdir()
-    found = by_check(list(machine_checks(profile, "train", tmp_path / "dev", tmp_path / "none")))
+    found = by_check(
+        list(machine_checks(profile, "train", tmp_path / "dev", tmp_path / "none"))
+    )
     assert {one.status for one in found.values()} == {"failed"}
     assert "emptyDir in memory" in found["shared memory here"].cure
     assert "0 of 8" in found["GPUs here"].found
     for number in range(8):
         (tmp_path / "dev" / f"nvidia{number}").touch()
     (tmp_path / "dev" / "shm").mkdir()
-    found = by_check(list(machine_checks(profile, "generate", tmp_path / "dev", tmp_path)))
+    found = by_check(
+        list(machine_checks(profile, "generate", tmp_path / "dev", tmp_path))
+    )
     assert (found["GPUs here"].status, found["scratch here"].status) == ("ok", "ok")
 
 
-def test_shared_memory_that_does_not_fit_into_a_steps_memory_is_found(tmp_path: Path) -> None:
+def test_shared_memory_that_does_not_fit_into_a_steps_memory_is_found(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "p.yaml").write_text("default: {memory: 2Gi, shared_memory: 4Gi}")
     [one] = profile_checks(load_profile(str(tmp_path / "p.yaml"), TEST_IMAGES))
     assert (one.status, "more memory" in one.cure) == ("failed", True)
@@ -163,7 +188,9 @@ def test_the_verb_tells_all_and_ends_with_1_where_something_failed(
         check=False,
     )
     told = json.loads(done.stdout)
-    assert (done.returncode, told["failed"], told["exit_code"]) == (0, 0, 0), done.stderr
+    assert (done.returncode, told["failed"], told["exit_code"]) == (0, 0, 0), (
+        done.stderr
+    )
     assert {"store write-once", "kubernetes", "pipelines"} <= {
         one["check"] for one in told["checks"]
     }
@@ -187,7 +214,9 @@ def test_a_recipe_that_does_not_fit_its_profile_is_a_finding(tmp_path: Path) -> 
 
     def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "pipeline.py"), "doctor", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
 
     told = doctor(demo, "--profile", "multi-node", "--json")
     checks = {one["check"]: one for one in json.loads(told.stdout)["checks"]}
@@ -209,9 +238,18 @@ def test_a_recipe_that_does_not_fit_its_profile_is_a_finding(tmp_path: Path) -> 
 
 def test_the_document_counts_what_was_found() -> None:
     document = as_document(
-        [Finding("a", "ok", "x"), Finding("b", "failed", "y", "z"), Finding("c", "skipped", "w")]
+        [
+            Finding("a", "ok", "x"),
+            Finding("b", "failed", "y", "z"),
+            Finding("c", "skipped", "w"),
+        ]
     )
-    assert (document["ok"], document["failed"], document["skipped"], document["warning"]) == (
+    assert (
+        document["ok"],
+        document["failed"],
+        document["skipped"],
+        document["warning"],
+    ) == (
         1,
         1,
         1,

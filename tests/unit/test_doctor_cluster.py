@@ -43,7 +43,9 @@ def test_a_cluster_with_the_manifests_passes_every_check(
 
 
 def test_the_rights_that_are_asked_for_are_those_the_manifests_grant() -> None:
-    assert {(group, resource, verb, name) for verb, group, resource, name in RUN_RIGHTS} == KFP_USES
+    assert {
+        (group, resource, verb, name) for verb, group, resource, name in RUN_RIGHTS
+    } == KFP_USES
     assert {
         (group, resource, verb, name) for verb, group, resource, name in TRAIN_RIGHTS
     } == launcher_uses()
@@ -54,7 +56,10 @@ def test_a_limit_of_cores_that_the_server_gives_to_every_step_refuses_none(
 ) -> None:
     """A container without a limit gets the default one, and the maximum where there is no default."""
     sound(api, load_profile("multi-node", TEST_IMAGES))
-    limits = ({"type": "Container", "max": {"cpu": "8"}}, {"type": "Pod", "max": {"cpu": "64"}})
+    limits = (
+        {"type": "Container", "max": {"cpu": "8"}},
+        {"type": "Pod", "max": {"cpu": "64"}},
+    )
     put("/limitranges", limit_range(*limits))(api)
     assert bad(cluster(api, tmp_path)) == []
 
@@ -72,10 +77,15 @@ def test_nodes_of_a_profile_of_ones_own_need_not_say_their_memory(
         load_profile(str(own), TEST_IMAGES)
 
 
-def test_quotas_in_any_unit_of_kubernetes_are_read(api: KubernetesApi, tmp_path: Path) -> None:
+def test_quotas_in_any_unit_of_kubernetes_are_read(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
     sound(api, load_profile("cpu", TEST_IMAGES))
     hard = {"requests.cpu": "64e0", "requests.memory": "9E", "example.com/x": "100u"}
-    put("/resourcequotas", {"items": [{"metadata": {"name": "q"}, "spec": {"hard": hard}}]})(api)
+    put(
+        "/resourcequotas",
+        {"items": [{"metadata": {"name": "q"}, "spec": {"hard": hard}}]},
+    )(api)
     assert bad(cluster(api, tmp_path, "cpu")) == []
 
 
@@ -86,7 +96,9 @@ def test_pods_with_a_role_need_no_secret(api: KubernetesApi, tmp_path: Path) -> 
     put("/ratchet-run", {"metadata": {"annotations": annotations}})(api)
     findings = cluster(api, tmp_path, "cpu")
     assert bad(findings) == []
-    assert "role/ratchet" in by_check(findings)["secret ratchet-store-credentials"].found
+    assert (
+        "role/ratchet" in by_check(findings)["secret ratchet-store-credentials"].found
+    )
 
 
 def test_classes_of_a_profile_and_what_sets_them_are_looked_for(
@@ -110,7 +122,9 @@ def test_classes_of_a_profile_and_what_sets_them_are_looked_for(
     assert bad(cluster(api, tmp_path, str(file))) == []
 
 
-def test_the_values_of_a_secret_are_never_asked_for(api: KubernetesApi, tmp_path: Path) -> None:
+def test_the_values_of_a_secret_are_never_asked_for(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
     accepted: list[str] = []
 
     def look(handler: Any, carry_out: Any) -> None:
@@ -145,7 +159,9 @@ def test_what_may_not_be_looked_at_is_said_and_is_no_failure(
     assert "in a pod of account ratchet-run" in by_check(findings)["rights"].cure
 
 
-def test_a_namespace_that_lets_any_pod_in_is_a_warning(api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_namespace_that_lets_any_pod_in_is_a_warning(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
     sound(api, load_profile("cpu", TEST_IMAGES))
     put(f"/namespaces/{NAMESPACE}", {"metadata": {"labels": {}}})(api)
     assert by_check(cluster(api, tmp_path, "cpu"))["namespace"].status == "warning"
@@ -165,7 +181,9 @@ def test_a_step_that_no_node_can_hold_is_named_with_what_the_nodes_have(
     assert (fits.status, "train: 1 cores, 4 GiB" in fits.found) == ("ok", True)
     # An autoscaler may bring nodes of another size: a deployment must not stop at that.
     api.objects["/apis/karpenter.sh"] = {"versions": []}
-    assert by_check(cluster(api, tmp_path, "cpu"))["room on the nodes"].status == "warning"
+    assert (
+        by_check(cluster(api, tmp_path, "cpu"))["room on the nodes"].status == "warning"
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +192,10 @@ def test_a_step_that_no_node_can_hold_is_named_with_what_the_nodes_have(
         (STOCK_DEFAULTS, "OnError: deleted pods alone"),
         ("", "OnFailure: pods that failed"),
         ("spec: {templateDefaults: }", "OnFailure: pods that failed"),
-        ("spec: {templateDefaults: {retryStrategy: {retryPolicy: Always}}}", "Always: every pod"),
+        (
+            "spec: {templateDefaults: {retryStrategy: {retryPolicy: Always}}}",
+            "Always: every pod",
+        ),
     ],
 )
 def test_what_the_cluster_tries_again_is_said_with_the_patch(
@@ -191,6 +212,8 @@ def test_what_the_cluster_tries_again_is_said_with_the_patch(
     words = shlex.split(found.cure.partition("): ")[2])
     assert words[:4] == ["kubectl", "-n", "kubeflow", "patch"]
     patched = json.loads(json.loads(words[-1])["data"]["workflowDefaults"])
-    assert patched["spec"]["templateDefaults"]["retryStrategy"]["retryPolicy"] == "Always"
+    assert (
+        patched["spec"]["templateDefaults"]["retryStrategy"]["retryPolicy"] == "Always"
+    )
     if defaults == STOCK_DEFAULTS:
         assert patched["spec"]["ttlStrategy"] == {"secondsAfterCompletion": 3600}

@@ -117,7 +117,10 @@ DEFECTS: dict[str, tuple[Any, str, str, str]] = {
             "/nodes",
             {
                 "items": [
-                    node(gpus=8, taints=[{"key": "team", "value": "x", "effect": "NoExecute"}]),
+                    node(
+                        gpus=8,
+                        taints=[{"key": "team", "value": "x", "effect": "NoExecute"}],
+                    ),
                     node(gpus=0),
                 ]
             },
@@ -133,7 +136,10 @@ DEFECTS: dict[str, tuple[Any, str, str, str]] = {
         "taints",
     ),
     "a Trainer without a field that we set": (
-        put("/openapi/v3/apis/trainer.kubeflow.org/v1alpha1", trainer_schema("podSpecOverrides")),
+        put(
+            "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1",
+            trainer_schema("podSpecOverrides"),
+        ),
         "trainer",
         "no field spec.runtimePatches",
         "Trainer 2.3",
@@ -153,20 +159,33 @@ DEFECTS: dict[str, tuple[Any, str, str, str]] = {
     "a quota for one node": (
         put(
             "/resourcequotas",
-            {"items": [{"metadata": {"name": "q"}, "spec": {"hard": {"requests.cpu": "64"}}}]},
+            {
+                "items": [
+                    {
+                        "metadata": {"name": "q"},
+                        "spec": {"hard": {"requests.cpu": "64"}},
+                    }
+                ]
+            },
         ),
         "quota",
         "requests.cpu is 64, less than the 65 cores of 2 nodes of train and their step",
         "raise it",
     ),
     "a limit below a step": (
-        put("/limitranges", limit_range({"type": "Container", "max": {"memory": "48Gi"}})),
+        put(
+            "/limitranges",
+            limit_range({"type": "Container", "max": {"memory": "48Gi"}}),
+        ),
         "limits",
         "max.memory is 48Gi, generate asks for 64Gi",
         "raise it",
     ),
     "a default limit below a step": (
-        put("/limitranges", limit_range({"type": "Container", "default": {"cpu": "1500m"}})),
+        put(
+            "/limitranges",
+            limit_range({"type": "Container", "default": {"cpu": "1500m"}}),
+        ),
         "limits",
         "default.cpu is 1500m, prepare asks for 2",
         "raise it",

@@ -100,7 +100,11 @@ def test_an_image_is_looked_up_by_its_digest(registry: Registry) -> None:
 def test_a_digest_that_the_registry_does_not_have_is_named(registry: Registry) -> None:
     other = f"sha256:{'b' * 64}"
     one = image(f"{registry.host}/team/cpu@{other}")
-    assert (one.status, "has no team/cpu@sha256:bbb" in one.found, "push it" in one.cure) == (
+    assert (
+        one.status,
+        "has no team/cpu@sha256:bbb" in one.found,
+        "push it" in one.cure,
+    ) == (
         "failed",
         True,
         True,
@@ -109,12 +113,19 @@ def test_a_digest_that_the_registry_does_not_have_is_named(registry: Registry) -
     assert image(f"{registry.host}/team/cpu@{DIGEST}").status == "failed"
 
 
-def test_a_login_is_used_and_a_missing_one_is_said(registry: Registry, tmp_path: Path) -> None:
+def test_a_login_is_used_and_a_missing_one_is_said(
+    registry: Registry, tmp_path: Path
+) -> None:
     registry.private, registry.needs = True, LOGIN
     one = image(f"{registry.host}/team/cpu@{DIGEST}", HOME=str(tmp_path))
     assert (one.status, "pull_secrets" in one.cure) == ("warning", True)
-    (tmp_path / "config.json").write_text(json.dumps({"auths": {registry.host: {"auth": LOGIN}}}))
-    assert image(f"{registry.host}/team/cpu@{DIGEST}", DOCKER_CONFIG=str(tmp_path)).status == "ok"
+    (tmp_path / "config.json").write_text(
+        json.dumps({"auths": {registry.host: {"auth": LOGIN}}})
+    )
+    assert (
+        image(f"{registry.host}/team/cpu@{DIGEST}", DOCKER_CONFIG=str(tmp_path)).status
+        == "ok"
+    )
 
 
 def test_images_that_cannot_be_looked_up_are_said() -> None:

@@ -14,11 +14,15 @@ from tests.doubles.network import RudeServer
 from tests.unit.doctoring import bad, by_check
 
 
-def store(uri: str, environment: dict[str, str], ahead_seconds: float = 0.0) -> list[Finding]:
+def store(
+    uri: str, environment: dict[str, str], ahead_seconds: float = 0.0
+) -> list[Finding]:
     return list(store_checks(uri, environment, lambda: time.time() + ahead_seconds))
 
 
-def test_a_sound_store_passes_every_check_and_keeps_one_small_object(s3_server: S3Server) -> None:
+def test_a_sound_store_passes_every_check_and_keeps_one_small_object(
+    s3_server: S3Server,
+) -> None:
     uri = s3_server.new_uri()
     findings = store(uri, s3_server.environment)
     assert [(one.check, one.status) for one in findings] == [
@@ -54,7 +58,10 @@ def test_a_server_without_conditional_writes_and_checksums_is_found_out() -> Non
 def test_checksums_that_the_user_switched_off_are_not_tried() -> None:
     rude = RudeServer()
     found = by_check(
-        store("s3://bucket/p", {**rude.environment, "RATCHET_S3_REQUEST_CHECKSUM": "when_required"})
+        store(
+            "s3://bucket/p",
+            {**rude.environment, "RATCHET_S3_REQUEST_CHECKSUM": "when_required"},
+        )
     )
     rude.close()
     assert found["store checksums"].status == "skipped"
@@ -63,7 +70,11 @@ def test_checksums_that_the_user_switched_off_are_not_tried() -> None:
 @pytest.mark.parametrize(
     ("change", "check", "said"),
     [
-        ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, "store endpoint", "cannot be reached"),
+        (
+            {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"},
+            "store endpoint",
+            "cannot be reached",
+        ),
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "store credentials", "refuses bucket"),
         ({"AWS_ACCESS_KEY_ID": "nobody"}, "store credentials", "refuses bucket"),
         (
@@ -81,7 +92,9 @@ def test_a_store_that_cannot_be_used_ends_its_checks_with_the_reason(
     last = by_check(findings)[check]
     assert said in last.found
     assert last.cure.startswith("check ")
-    assert not any(secret in str(findings) for secret in ("that-no-message-may-show", "wrong"))
+    assert not any(
+        secret in str(findings) for secret in ("that-no-message-may-show", "wrong")
+    )
 
 
 def test_a_bucket_that_is_not_there_is_named(s3_server: S3Server) -> None:
@@ -89,9 +102,15 @@ def test_a_bucket_that_is_not_there_is_named(s3_server: S3Server) -> None:
     assert "no bucket no-such-bucket" in by_check(findings)["store credentials"].found
 
 
-@pytest.mark.parametrize(("ahead", "said"), [(900.0, "s ahead of"), (-400.0, "s behind")])
-def test_a_clock_that_is_off_is_found(s3_server: S3Server, ahead: float, said: str) -> None:
-    found = by_check(store(s3_server.new_uri(), s3_server.environment, ahead))["store clock"]
+@pytest.mark.parametrize(
+    ("ahead", "said"), [(900.0, "s ahead of"), (-400.0, "s behind")]
+)
+def test_a_clock_that_is_off_is_found(
+    s3_server: S3Server, ahead: float, said: str
+) -> None:
+    found = by_check(store(s3_server.new_uri(), s3_server.environment, ahead))[
+        "store clock"
+    ]
     assert found.status == "failed"
     assert said in found.found
     assert "NTP" in found.cure

@@ -38,7 +38,9 @@ def demo(*changes: str) -> Recipe:
     return load_recipe(ROOT / "recipes" / "demo.yaml", changes)
 
 
-def set_up(api: KubernetesApi, profile: str, settings: dict[str, str], *components: str) -> None:
+def set_up(
+    api: KubernetesApi, profile: str, settings: dict[str, str], *components: str
+) -> None:
     """A sound cluster whose ConfigMap has these settings too."""
     sound(api, load_profile(profile, TEST_IMAGES), *components)
     api.objects[CONFIG_MAP]["data"].update(settings)
@@ -67,15 +69,30 @@ TO_MLFLOW = ("announce={to: [mlflow]}",)
 TO_REGISTRY = ("announce={to: [model-registry]}",)
 
 CLOSED: dict[str, tuple[tuple[str, ...], dict[str, str], str, str]] = {
-    "an endpoint in the cluster": (OPENAI, OWN_ENDPOINT, "the endpoint", "generate does not reach"),
+    "an endpoint in the cluster": (
+        OPENAI,
+        OWN_ENDPOINT,
+        "the endpoint",
+        "generate does not reach",
+    ),
     "a judge in the cluster": (
         JUDGE,
         JUDGE_INSIDE,
         "the judge",
         "judge.llm.svc.cluster.local:8000",
     ),
-    "a judge at a private address": (JUDGE, JUDGE_OUTSIDE, "the judge", "judge.example:8443"),
-    "MLflow in the cluster": ((), MLFLOW, "MLflow", "train does not reach mlflow.mlflow:5000"),
+    "a judge at a private address": (
+        JUDGE,
+        JUDGE_OUTSIDE,
+        "the judge",
+        "judge.example:8443",
+    ),
+    "MLflow in the cluster": (
+        (),
+        MLFLOW,
+        "MLflow",
+        "train does not reach mlflow.mlflow:5000",
+    ),
     "MLflow at a private address": ((), MLFLOW_OUTSIDE, "MLflow", "10.7.0.5:8443"),
     "MLflow for releases": (
         TO_MLFLOW,
@@ -93,7 +110,9 @@ CLOSED: dict[str, tuple[tuple[str, ...], dict[str, str], str, str]] = {
 def others(api: KubernetesApi) -> None:
     """Services of other namespaces that these recipes speak to."""
     api.objects.update(service_of("llm", "vllm", {"app": "vllm"}, 8000, 8000))
-    api.objects.update(service_of("llm", "judge", {"app.kubernetes.io/name": "j"}, 8000, "http"))
+    api.objects.update(
+        service_of("llm", "judge", {"app.kubernetes.io/name": "j"}, 8000, "http")
+    )
     api.objects.update(service_of("mlflow", "mlflow", {"app": "mlflow"}, 5000, 5000))
 
 
@@ -104,7 +123,9 @@ def test_an_address_that_no_policy_opens_is_named_and_its_cure_opens_it(
     changes, settings, purpose, said = CLOSED[name]
     set_up(api, keyed, {"HF_HUB_OFFLINE": "0", **settings})
     others(api)
-    found = by_check(cluster(api, tmp_path, keyed, recipe=demo(*changes)))[f"way to {purpose}"]
+    found = by_check(cluster(api, tmp_path, keyed, recipe=demo(*changes)))[
+        f"way to {purpose}"
+    ]
     assert (found.status, said in found.found) == ("failed", True), found
     operation = OPERATION.search(found.cure)
     assert operation, found.cure
@@ -113,7 +134,9 @@ def test_an_address_that_no_policy_opens_is_named_and_its_cure_opens_it(
     sound(api, profile, "egress", patches=(patch,))
     api.objects[CONFIG_MAP]["data"].update(settings)
     others(api)
-    found = by_check(cluster(api, tmp_path, keyed, recipe=demo(*changes)))[f"way to {purpose}"]
+    found = by_check(cluster(api, tmp_path, keyed, recipe=demo(*changes)))[
+        f"way to {purpose}"
+    ]
     assert found.status == "ok", found
 
 
@@ -142,7 +165,9 @@ def test_the_component_model_registry_opens_the_way_of_releases_and_brings_the_a
     def found(*components: str) -> dict[str, Finding]:
         set_up(api, "cpu", REGISTRY if not components else {}, *components)
         labels = {"component": "model-registry-server"}
-        api.objects.update(service_of("kubeflow", "model-registry-service", labels, 8080, 8080))
+        api.objects.update(
+            service_of("kubeflow", "model-registry-service", labels, 8080, 8080)
+        )
         return by_check(cluster(api, tmp_path, "cpu", recipe=demo(*TO_REGISTRY)))
 
     way = found()["way to the model registry"]
@@ -155,14 +180,20 @@ def test_an_endpoint_at_a_public_address_needs_a_component_for_such(
     api: KubernetesApi, tmp_path: Path, keyed: str
 ) -> None:
     set_up(api, keyed, {})
-    found = by_check(cluster(api, tmp_path, keyed, recipe=demo(*OPENAI)))["way to the endpoint"]
+    found = by_check(cluster(api, tmp_path, keyed, recipe=demo(*OPENAI)))[
+        "way to the endpoint"
+    ]
     assert (found.status, "component outside-store" in found.cure) == ("failed", True)
     set_up(api, keyed, {}, "outside-store")
-    found = by_check(cluster(api, tmp_path, keyed, recipe=demo(*OPENAI)))["way to the endpoint"]
+    found = by_check(cluster(api, tmp_path, keyed, recipe=demo(*OPENAI)))[
+        "way to the endpoint"
+    ]
     assert found.status == "ok"
 
 
-def test_a_store_without_an_endpoint_is_that_of_aws(api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_store_without_an_endpoint_is_that_of_aws(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
     set_up(api, "multi-node", {})
     del api.objects[CONFIG_MAP]["data"]["AWS_ENDPOINT_URL_S3"]
     found = by_check(cluster(api, tmp_path))["way to the store"]
@@ -172,7 +203,8 @@ def test_a_store_without_an_endpoint_is_that_of_aws(api: KubernetesApi, tmp_path
     del api.objects[CONFIG_MAP]["data"]["AWS_ENDPOINT_URL_S3"]
     found = by_check(cluster(api, tmp_path))["way to the store"]
     assert (
-        found.found.startswith("nodes of train does not reach") or "nodes of train" in found.found
+        found.found.startswith("nodes of train does not reach")
+        or "nodes of train" in found.found
     )
     assert by_check(cluster(api, tmp_path, "cpu"))["way to the store"].status == "ok"
 
@@ -182,7 +214,9 @@ def test_a_public_address_is_judged_where_its_name_is_not_known(
 ) -> None:
     set_up(api, "cpu", {"AWS_REGION": "of-no-name-server"})
     del api.objects[CONFIG_MAP]["data"]["AWS_ENDPOINT_URL_S3"]
-    assert by_check(cluster(api, tmp_path, "cpu"))["way to the store"].status == "failed"
+    assert (
+        by_check(cluster(api, tmp_path, "cpu"))["way to the store"].status == "failed"
+    )
     set_up(api, "cpu", {"AWS_REGION": "of-no-name-server"}, "outside-store")
     del api.objects[CONFIG_MAP]["data"]["AWS_ENDPOINT_URL_S3"]
     assert by_check(cluster(api, tmp_path, "cpu"))["way to the store"].status == "ok"
@@ -201,7 +235,9 @@ def test_a_variable_that_neither_config_map_nor_secret_has_is_named(
     )
 
 
-def test_an_address_in_a_secret_is_not_read_and_said_so(api: KubernetesApi, tmp_path: Path) -> None:
+def test_an_address_in_a_secret_is_not_read_and_said_so(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("secrets: {ratchet-keys: [RATCHET_JUDGE_URL, TEAM_HOOK]}")
     set_up(api, str(file), {})
@@ -216,9 +252,24 @@ def test_an_address_in_a_secret_is_not_read_and_said_so(api: KubernetesApi, tmp_
     ("settings", "change", "check", "cure"),
     [
         ({}, ("openshift-dns", "dns-default"), "way to DNS", "component openshift"),
-        ({"HTTP_PROXY": "http://10.1.2.9:3128"}, None, "way to the store, by the proxy", "egress"),
-        ({"AWS_ENDPOINT_URL_S3": "ratchet-store"}, None, "way to the store", "http://host:port"),
-        ({"MLFLOW_TRACKING_URI": "http://a:b:c"}, None, "way to MLflow", "http://host:port"),
+        (
+            {"HTTP_PROXY": "http://10.1.2.9:3128"},
+            None,
+            "way to the store, by the proxy",
+            "egress",
+        ),
+        (
+            {"AWS_ENDPOINT_URL_S3": "ratchet-store"},
+            None,
+            "way to the store",
+            "http://host:port",
+        ),
+        (
+            {"MLFLOW_TRACKING_URI": "http://a:b:c"},
+            None,
+            "way to MLflow",
+            "http://host:port",
+        ),
     ],
 )
 def test_what_a_cluster_and_its_settings_ask_for_is_looked_at_without_a_recipe(
@@ -244,7 +295,9 @@ def test_another_store_of_kubeflow_pipelines_is_looked_at(
     check = "way to Kubeflow Pipelines, its store"
     assert by_check(cluster(api, tmp_path, "cpu"))[check].status == "ok"
     # MinIO listens on 9000, and the base opens SeaweedFS's 8333.
-    api.objects.update(service_of("kubeflow", "minio-service", {"app": "minio"}, 9000, 9000))
+    api.objects.update(
+        service_of("kubeflow", "minio-service", {"app": "minio"}, 9000, 9000)
+    )
     found = by_check(cluster(api, tmp_path, "cpu"))[check]
     assert (found.status, "app: 'minio'" in found.cure) == ("failed", True)
     launcher = f"/api/v1/namespaces/{NAMESPACE}/configmaps/kfp-launcher"
@@ -261,8 +314,13 @@ def test_policies_of_the_other_side_count_and_those_that_may_not_be_listed_do_no
     closed = {"metadata": {"namespace": "kubeflow"}, "spec": {"podSelector": {}}}
     path = "/apis/networking.k8s.io/v1/namespaces/kubeflow/networkpolicies"
     api.objects[path] = {"items": [closed]}
-    found = by_check(cluster(api, tmp_path, "cpu"))["way to Kubeflow Pipelines, its API"]
-    assert (found.status, "no network policy of kubeflow lets it in" in found.found) == (
+    found = by_check(cluster(api, tmp_path, "cpu"))[
+        "way to Kubeflow Pipelines, its API"
+    ]
+    assert (
+        found.status,
+        "no network policy of kubeflow lets it in" in found.found,
+    ) == (
         "failed",
         True,
     )
@@ -273,13 +331,20 @@ def test_policies_of_the_other_side_count_and_those_that_may_not_be_listed_do_no
     assert found.status == "skipped"
 
 
-def test_a_pod_that_an_address_opens_is_a_warning(api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_pod_that_an_address_opens_is_a_warning(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
     operation = (
         "- {op: add, path: /spec/egress/-, value: {to: [{ipBlock: {cidr: 10.244.0.0/16}}], "
         "ports: [{protocol: TCP, port: 5000}]}}"
     )
     profile = load_profile("cpu", TEST_IMAGES)
-    sound(api, profile, "egress", patches=(("NetworkPolicy/to-named-addresses", operation),))
+    sound(
+        api,
+        profile,
+        "egress",
+        patches=(("NetworkPolicy/to-named-addresses", operation),),
+    )
     api.objects[CONFIG_MAP]["data"].update(MLFLOW)
     others(api)
     pod: dict[str, Any] = {"metadata": {"labels": {"app": "mlflow"}}}
@@ -289,7 +354,9 @@ def test_a_pod_that_an_address_opens_is_a_warning(api: KubernetesApi, tmp_path: 
     assert (found.status, "ipBlock" in found.found) == ("warning", True)
 
 
-def test_a_name_that_nobody_knows_is_a_warning(api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_name_that_nobody_knows_is_a_warning(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
     set_up(api, "cpu", {"MLFLOW_TRACKING_URI": "http://nowhere.example.org:5000"})
     found = by_check(cluster(api, tmp_path, "cpu"))["way to MLflow"]
     assert (found.status, "not known here" in found.found) == ("warning", True)
@@ -308,14 +375,20 @@ def test_a_name_that_nobody_knows_is_a_warning(api: KubernetesApi, tmp_path: Pat
         ("10.0.0.0/8", False),
     ],
 )
-def test_no_proxy_leaves_hosts_out_by_name_and_ending(no_proxy: str, is_direct: bool) -> None:
+def test_no_proxy_leaves_hosts_out_by_name_and_ending(
+    no_proxy: str, is_direct: bool
+) -> None:
     settings = {"HTTPS_PROXY": "http://10.1.2.9:3128", "NO_PROXY": no_proxy}
     profile = load_profile("cpu", TEST_IMAGES)
-    told = {one.purpose: one for one in destinations(demo(*HUB_MODEL), profile, settings)}
+    told = {
+        one.purpose: one for one in destinations(demo(*HUB_MODEL), profile, settings)
+    }
     assert ("the hub" in told) == is_direct
 
 
-def test_the_nodes_of_the_recipe_are_counted(api: KubernetesApi, tmp_path: Path) -> None:
+def test_the_nodes_of_the_recipe_are_counted(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
     set_up(api, "multi-node", {})
     assert bad(cluster(api, tmp_path, recipe=demo("train.num_nodes=2"))) == []
     found = by_check(cluster(api, tmp_path, recipe=demo("train.num_nodes=4")))

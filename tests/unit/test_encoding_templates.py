@@ -59,9 +59,13 @@ def test_a_template_that_refuses_the_turns_says_so() -> None:
         codec.encode(row([TALK[0], TALK[0], TALK[1]]))
 
 
-def test_the_end_of_a_turn_is_the_templates_and_that_of_generation_config(tmp_path: Path) -> None:
+def test_the_end_of_a_turn_is_the_templates_and_that_of_generation_config(
+    tmp_path: Path,
+) -> None:
     source = save_chat_model(tmp_path / "source")
-    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, -1, 3, 99999]}))
+    (source / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [1, -1, 3, 99999]})
+    )
     section = ModelSection(source=f"file://{source}")
     materialise_base(section, 0, tmp_path / "clean", {}, tmp_path / "scratch")
     codec = load_codec(tmp_path / "clean")
@@ -89,7 +93,9 @@ def test_sampling_stops_where_the_template_ends_a_turn(tmp_path: Path) -> None:
     save_checkpoint(model, tokenizer, tmp_path / "model")
     loaded, codec = load_for_answers(tmp_path / "model", "")
     prompt = Prompt(id="p", text="hi", verifier="exact")
-    (answer,) = Answerer(loaded, codec, Sampling(0.0, 0, 1.0, 5, 4)).answer([prompt], [[0]])
+    (answer,) = Answerer(loaded, codec, Sampling(0.0, 0, 1.0, 5, 4)).answer(
+        [prompt], [[0]]
+    )
     assert (answer.text, answer.finished, answer.num_tokens) == ("", True, 1)
 
 
@@ -103,7 +109,9 @@ def test_a_clock_in_a_template_stands_still(tmp_path: Path) -> None:
     materialise_base(section, 0, tmp_path / "clean", {}, tmp_path / "scratch")
     # What is published says the same to whoever loads it.
     stock = AutoTokenizer.from_pretrained(tmp_path / "clean")
-    text = stock.apply_chat_template([TALK[0]], add_generation_prompt=True, tokenize=False)
+    text = stock.apply_chat_template(
+        [TALK[0]], add_generation_prompt=True, tokenize=False
+    )
     assert stock(text, add_special_tokens=False)["input_ids"] == first
 
 
@@ -113,7 +121,9 @@ def test_a_clock_behind_a_default_and_with_flags_stands_still() -> None:
         "{% set d = 'never' %}{% endif %}{{ d }}\n" + CHAT
     )
     codec = Codec(chat_tokenizer(asked))
-    assert codec.tokenizer.decode(codec.prompt_ids("hi")).startswith("1 January, week 01\n")
+    assert codec.tokenizer.decode(codec.prompt_ids("hi")).startswith(
+        "1 January, week 01\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +159,10 @@ def test_a_conversation_with_its_own_system_prompt_keeps_it() -> None:
         ("{{ messages.no.such }}", "chat template refuses it"),
         ("{{ ''.__class__.__mro__ }}", "chat template"),
         ("Hello", "does not write what user and assistant say"),
-        ({"rag": CHAT, "tool_use": CHAT}, r"by name \(rag, tool_use\) and none called default"),
+        (
+            {"rag": CHAT, "tool_use": CHAT},
+            r"by name \(rag, tool_use\) and none called default",
+        ),
     ],
     ids=["syntax", "undefined", "sandbox", "constant", "named"],
 )
@@ -162,7 +175,9 @@ def test_a_template_that_cannot_be_used_is_refused_by_prepare(
     config = json.loads((source / "tokenizer_config.json").read_text())
     if isinstance(template, dict):
         template = [{"name": name, "template": one} for name, one in template.items()]
-    (source / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
+    (source / "tokenizer_config.json").write_text(
+        json.dumps({**config, "chat_template": template})
+    )
     section = ModelSection(source=f"file://{source}")
     with pytest.raises(UserError, match=message):
         materialise_base(section, 0, tmp_path / "clean", {}, tmp_path / "scratch")

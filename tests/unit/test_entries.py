@@ -86,21 +86,35 @@ def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) ->
     assert printed == ["supervised=true"]
     [base] = done(tmp_path, "evaluate", "--state", start, "--candidate", start)
     assert receipt(base).inputs.keys() == {"prepare", "candidate"}
-    [state] = done(tmp_path, "decide", "first-champion", "--state", start, "--results", base)
+    [state] = done(
+        tmp_path, "decide", "first-champion", "--state", start, "--results", base
+    )
     assert receipt(state).seed == 3
     [candidate] = done(tmp_path, "train", "--state", state, "--mix", start)
     assert receipt(candidate).inputs["mix"] == receipt(start).inputs["mix"]
     assert read_summary(receipt(candidate), TrainSummary).steps <= 4
     [results] = done(tmp_path, "evaluate", "--state", state, "--candidate", candidate)
     assert receipt(results).inputs["candidate"] == receipt(candidate).digest
-    round_zero = ("--state", state, "--mix", start, "--candidate", candidate, "--results", results)
+    round_zero = (
+        "--state",
+        state,
+        "--mix",
+        start,
+        "--candidate",
+        candidate,
+        "--results",
+        results,
+    )
     decided, go = done(tmp_path, "decide", *round_zero)
     assert go == "go=true"
     assert read_summary(receipt(decided), DecideSummary).verdict == "rejected"
     shards = [
-        done(tmp_path, "generate", "--state", decided, "--shard", str(shard))[0] for shard in (1, 0)
+        done(tmp_path, "generate", "--state", decided, "--shard", str(shard))[0]
+        for shard in (1, 0)
     ]
-    assert [read_summary(receipt(shard), GenerateSummary).prompts for shard in shards] == [12, 12]
+    assert [
+        read_summary(receipt(shard), GenerateSummary).prompts for shard in shards
+    ] == [12, 12]
     [mix] = done(tmp_path, "select", "--state", decided, "--samples", *shards)
     account = read_summary(receipt(mix), SelectSummary)
     assert account.generated == 24
@@ -113,7 +127,9 @@ def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) ->
     assert outcome == ['status="not released"', "released=false", 'prefix=""']
     assert not summary.released
     assert "the champion is the base model" in summary.why
-    [page] = done(tmp_path, "report", "--store", context.store.root, "--run-id", run_of(context))
+    [page] = done(
+        tmp_path, "report", "--store", context.store.root, "--run-id", run_of(context)
+    )
     assert Path(page.removeprefix("file://")).read_text().startswith("<!doctype html>")
     # The same work has the same address: nothing is done twice.
     assert done(tmp_path, "decide", *round_zero) == [decided, go]
@@ -132,7 +148,16 @@ def test_the_same_entry_trains_in_many_processes_under_torchrun(
         "RATCHET_CACHE": str(context.cache.folder.parent),
     }
     result = subprocess.run(
-        [sys.executable, *torchrun, "-m", "components.train", "--state", state, "--mix", state],
+        [
+            sys.executable,
+            *torchrun,
+            "-m",
+            "components.train",
+            "--state",
+            state,
+            "--mix",
+            state,
+        ],
         env=environment,
         text=True,
         capture_output=True,
@@ -164,7 +189,9 @@ def test_a_missing_option_is_wrong_usage(step: str) -> None:
     assert result.stdout == ""
 
 
-def test_a_step_says_in_one_line_what_is_wrong_and_ends_with_its_status(context: Context) -> None:
+def test_a_step_says_in_one_line_what_is_wrong_and_ends_with_its_status(
+    context: Context,
+) -> None:
     for uri, status, said in (
         ("ftp://host/x", 2, "use file:///absolute/folder or s3://bucket/prefix"),
         (f"{context.store.root}/steps/decide/0123.json", 3, "0123.json"),

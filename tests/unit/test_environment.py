@@ -35,12 +35,15 @@ def wheel(folder: Path, name: str, version: str, *requires: str) -> Path:
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     files = {
         f"{name}.py": f'version = "{version}"\n',
-        f"{info}/METADATA": metadata + "".join(f"Requires-Dist: {one}\n" for one in requires),
+        f"{info}/METADATA": metadata
+        + "".join(f"Requires-Dist: {one}\n" for one in requires),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = f"{info}/RECORD,,\n"
     for inner, text in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=")
+        digest = base64.urlsafe_b64encode(
+            hashlib.sha256(text.encode()).digest()
+        ).rstrip(b"=")
         record += f"{inner},sha256={digest.decode()},{len(text)}\n"
     path = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
@@ -72,7 +75,11 @@ class Newcomer:
     @property
     def command(self) -> list[str]:
         """The set-up, as `make setup` calls it."""
-        return [sys.executable, str(self.checkout / "docker" / "environment.py"), str(self.folder)]
+        return [
+            sys.executable,
+            str(self.checkout / "docker" / "environment.py"),
+            str(self.folder),
+        ]
 
     @property
     def folder(self) -> Path:
@@ -86,7 +93,11 @@ class Newcomer:
             for key, value in os.environ.items()
             if not key.startswith("PIP_") and not key.lower().endswith("_proxy")
         }
-        kept |= {"PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "1", "PIP_NO_CACHE_DIR": "1"}
+        kept |= {
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_RETRIES": "1",
+            "PIP_NO_CACHE_DIR": "1",
+        }
         return {**kept, "PIP_INDEX_URL": self.index, **variables}
 
     def installed(self) -> dict[str, str]:
@@ -97,14 +108,18 @@ class Newcomer:
         )
         done = captured([str(self.folder / "bin/python"), "-c", program])
         found = dict(line.split() for line in done.stdout.splitlines())
-        return {name: found[name] for name in sorted(found.keys() - {"pip", "setuptools"})}
+        return {
+            name: found[name] for name in sorted(found.keys() - {"pip", "setuptools"})
+        }
 
 
 def captured(
     command: list[str], environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command and keep what it prints."""
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=240
+    )
 
 
 @pytest.fixture(scope="session")
@@ -135,9 +150,13 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
     shutil.copy(SCRIPT, checkout / "docker")
     (requirements / "bootstrap.lock").write_text(pin(torch, cpu_torch))
     (requirements / "nvidia.lock").write_text(pin(nvidia))
-    (requirements / "dev.lock").write_text("".join(map(pin, others)) + pin(torch, cpu_torch))
+    (requirements / "dev.lock").write_text(
+        "".join(map(pin, others)) + pin(torch, cpu_torch)
+    )
     (requirements / "models.lock").write_text("# none\n")
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "index"))
+    handler = partial(
+        http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "index")
+    )
     handler.log_message = lambda *_: None  # type: ignore[attr-defined]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -152,10 +171,14 @@ def test_the_public_index_alone_is_enough_and_its_torch_brings_the_libraries_it_
     done = newcomer.set_up()
     assert done.returncode == 0, done.stderr
     expected = {"alpha": "1.0", "beta": "1.0", "nvidia-thing": "1.0", "torch": "2.13.0"}
-    assert {name.replace("_", "-"): v for name, v in newcomer.installed().items()} == expected
+    assert {
+        name.replace("_", "-"): v for name, v in newcomer.installed().items()
+    } == expected
     assert "torch 2.13.0 asks for NVIDIA's libraries" in done.stdout
     again = newcomer.set_up(PIP_INDEX_URL="http://127.0.0.1:9/nobody")
-    assert (again.returncode, again.stdout) == (0, ""), "finished work is not done again"
+    assert (again.returncode, again.stdout) == (0, ""), (
+        "finished work is not done again"
+    )
 
 
 def test_a_cpu_wheel_is_taken_where_pip_finds_one_and_nothing_for_gpus_comes_with_it(
@@ -167,7 +190,9 @@ def test_a_cpu_wheel_is_taken_where_pip_finds_one_and_nothing_for_gpus_comes_wit
     assert "torch 2.13.0+cpu needs no NVIDIA libraries" in done.stdout
 
 
-def test_an_interrupted_set_up_goes_on_and_mends_what_lacks_files(begun: Newcomer) -> None:
+def test_an_interrupted_set_up_goes_on_and_mends_what_lacks_files(
+    begun: Newcomer,
+) -> None:
     index = Path(begun.checkout.parent / "index" / "simple")
     beta = next((index / "beta").iterdir())
     hidden = beta.rename(beta.with_suffix(".away"))
@@ -198,12 +223,18 @@ def test_another_file_than_the_locked_one_is_refused(begun: Newcomer) -> None:
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"PIP_INDEX_URL": "http://127.0.0.1:9/simple"}, "the package index could not be reached"),
+        (
+            {"PIP_INDEX_URL": "http://127.0.0.1:9/simple"},
+            "the package index could not be reached",
+        ),
         (
             {"HTTP_PROXY": "http://user:hidden@127.0.0.1:9", "NO_PROXY": ""},
             "the proxy refused the connection",
         ),
-        ({"TMPDIR": "/nowhere"}, "the folder of temporary files, /nowhere, does not exist"),
+        (
+            {"TMPDIR": "/nowhere"},
+            "the folder of temporary files, /nowhere, does not exist",
+        ),
     ],
     ids=["no-network", "proxy", "no-tmpdir"],
 )
@@ -233,7 +264,15 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on_once_there_is_room(
     assert first.returncode == 0, first.stderr
     for stamp in begun.folder.glob("installed-*"):
         stamp.unlink()
-    program = [str(begun.folder / "bin/python"), "-m", "pip", "uninstall", "-q", "-y", "alpha"]
+    program = [
+        str(begun.folder / "bin/python"),
+        "-m",
+        "pip",
+        "uninstall",
+        "-q",
+        "-y",
+        "alpha",
+    ]
     subprocess.run(program, check=True)
     done = captured(
         with_small(small, "size=1m", list(begun.command)),
@@ -255,7 +294,9 @@ def test_another_python_is_told_which_ones_will_do_and_how_to_get_one() -> None:
             assert words in str(caught.value)
 
 
-def test_too_little_room_is_said_before_anything_is_downloaded(newcomer: Newcomer) -> None:
+def test_too_little_room_is_said_before_anything_is_downloaded(
+    newcomer: Newcomer,
+) -> None:
     source = (newcomer.checkout / "docker" / "environment.py").read_text()
     huge = source.replace('"environment": 8', '"environment": 8_000_000')
     (newcomer.checkout / "docker" / "environment.py").write_text(huge)

@@ -19,7 +19,12 @@ from components.cli.estimate.calibration import (
     rate_through,
 )
 from components.cli.estimate.earlier_run import calibration_like, earlier_calibration
-from components.cli.estimate.forecast import forecast, money_of, price_table, rounds_within
+from components.cli.estimate.forecast import (
+    forecast,
+    money_of,
+    price_table,
+    rounds_within,
+)
 from components.contracts.recipe_file import parse_recipe
 from components.errors import UserError
 from components.report.runs import load_run
@@ -59,7 +64,9 @@ def recipe_with(**sections: Any) -> Any:
 
 
 def part(num_units: int, seconds: float) -> Part:
-    return Part(num_units=num_units, cost=Cost(seconds=seconds, tokens_sampled=4.0 * num_units))
+    return Part(
+        num_units=num_units, cost=Cost(seconds=seconds, tokens_sampled=4.0 * num_units)
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,12 +118,16 @@ def test_parts_grow_until_they_tell_the_cost_of_the_whole(
     rate = measured_rate(measure, num_units, seconds=4.0)
     assert measured == sizes
     if len(set(sizes)) > 1:
-        assert rate.cost_of(num_units).seconds == pytest.approx(0.4 + unit_seconds * num_units)
+        assert rate.cost_of(num_units).seconds == pytest.approx(
+            0.4 + unit_seconds * num_units
+        )
 
 
 def test_a_disturbance_of_a_short_part_is_passed_over() -> None:
     times = iter([0.2, 9.0, 0.3, 0.3])
-    rate = measured_rate(lambda size: part(size, next(times)), num_units=20, seconds=4.0)
+    rate = measured_rate(
+        lambda size: part(size, next(times)), num_units=20, seconds=4.0
+    )
     assert rate.cost_of(20).seconds == pytest.approx(0.3)
 
 
@@ -165,16 +176,29 @@ def test_the_last_round_within_the_budget_is_told(
     assert rounds_within(recipe, forecast(recipe, calibration(), rounds=3)) == number
 
 
-def test_prices_are_of_hours_of_what_the_machine_has_and_of_tokens_that_are_bought() -> None:
+def test_prices_are_of_hours_of_what_the_machine_has_and_of_tokens_that_are_bought() -> (
+    None
+):
     cost = Cost(seconds=7200, tokens_sampled=5e6, tokens_bought=2e6)
-    prices = price_table(("machine-hour=1.5", "core-hour=0.1", "gpu-hour=3", "million-tokens=0.5"))
+    prices = price_table(
+        ("machine-hour=1.5", "core-hour=0.1", "gpu-hour=3", "million-tokens=0.5")
+    )
     machine = calibration(cores=16, gpus=2)
     assert money_of(cost, machine, prices) == pytest.approx(3 + 3.2 + 12 + 1)
     assert money_of(cost, calibration(), {"gpu-hour": 3.0}) == 0
 
 
 @pytest.mark.parametrize(
-    "text", ["hour=1", "gpu-hour", "gpu-hour=", "gpu-hour=-1", "gpu-hour=nan", "core-hour=inf", "="]
+    "text",
+    [
+        "hour=1",
+        "gpu-hour",
+        "gpu-hour=",
+        "gpu-hour=-1",
+        "gpu-hour=nan",
+        "core-hour=inf",
+        "=",
+    ],
 )
 def test_a_price_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--price"):
@@ -260,7 +284,11 @@ def test_a_run_that_is_not_there_is_named(context: Context) -> None:
         (None, (), "no such file"),
         (TINY.replace("goal", "gaol"), (), "did you mean 'goal'?"),
         (TINY, ("--set", "decide.goal.threshold=3"), "decide.goal.threshold"),
-        (TINY, ("--price", "gpu=3"), "machine-hour, core-hour, gpu-hour, million-tokens"),
+        (
+            TINY,
+            ("--price", "gpu=3"),
+            "machine-hour, core-hour, gpu-hour, million-tokens",
+        ),
         (TINY, ("--like", "tiny"), "knows no run 'tiny'"),
         (TINY, ("--like", "tiny", "--trial"), "leave out one of them"),
         (TINY, ("--rounds", "99"), "--rounds"),
@@ -282,7 +310,9 @@ def test_what_cannot_be_estimated_is_told_in_one_line_before_a_trial(
 
 
 @pytest.mark.process
-def test_a_trial_that_is_asked_to_end_leaves_neither_files_nor_processes(tmp_path: Path) -> None:
+def test_a_trial_that_is_asked_to_end_leaves_neither_files_nor_processes(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "recipe.yaml").write_text(TINY)
     temporary = tmp_path / "temporary"
     temporary.mkdir()

@@ -41,19 +41,27 @@ SPLITS: dict[str, Any] = {
 
 
 def recipe(**evaluation: Any) -> Recipe:
-    return recipe_of(generate={"max_new_tokens": 4}, evaluate={"batch_size": 16, **evaluation})
+    return recipe_of(
+        generate={"max_new_tokens": 4}, evaluate={"batch_size": 16, **evaluation}
+    )
 
 
 def summary_of(receipt: Receipt) -> EvaluateSummary:
     return read_summary(receipt, EvaluateSummary)
 
 
-def rows(context: Context, receipt: Receipt, name: str, kind: Any = Result) -> list[Any]:
+def rows(
+    context: Context, receipt: Receipt, name: str, kind: Any = Result
+) -> list[Any]:
     return list(read_rows(fetch(context, receipt, name), kind))
 
 
 def later(
-    context: Context, start: Receipt, champion: Receipt, evaluation: Receipt, **changes: Any
+    context: Context,
+    start: Receipt,
+    champion: Receipt,
+    evaluation: Receipt,
+    **changes: Any,
 ) -> str:
     """URI of the state after round 0."""
     return decided(
@@ -71,8 +79,17 @@ def test_round_0_is_measured_alone(context: Context) -> None:
     start = begun(context, recipe(pass_k=3), **SPLITS)
     receipt = evaluate(context, start, model(context, 0))
     told = summary_of(receipt)
-    assert receipt.objects.keys() == {"results.jsonl", "retention.jsonl", "samples.jsonl"}
-    assert (told.champion, told.collapse, told.blocks, told.warnings) == (None, Collapse(), (), ())
+    assert receipt.objects.keys() == {
+        "results.jsonl",
+        "retention.jsonl",
+        "samples.jsonl",
+    }
+    assert (told.champion, told.collapse, told.blocks, told.warnings) == (
+        None,
+        Collapse(),
+        (),
+        (),
+    )
     for name, interval in told.intervals:
         low, high = interval
         assert low <= getattr(told, name) <= high, name
@@ -81,10 +98,14 @@ def test_round_0_is_measured_alone(context: Context) -> None:
     drawn = rows(context, receipt, "samples.jsonl", Sample)
     assert len(drawn) == 3 * 40
     asked = {
-        row.prompt_id: row for row in rows(context, receipt, "results.jsonl") if row.num_samples
+        row.prompt_id: row
+        for row in rows(context, receipt, "results.jsonl")
+        if row.num_samples
     }
     answers = {prompt.id: prompt.reference["answer"] for prompt in SPLITS["validation"]}
-    assert asked.keys() == answers.keys(), "no test prompt is sampled for what may block"
+    assert asked.keys() == answers.keys(), (
+        "no test prompt is sampled for what may block"
+    )
     for prompt, row in asked.items():
         own = [sample.text for sample in drawn if sample.prompt_id == prompt]
         assert row.num_correct == sum(text == answers[prompt] for text in own)
@@ -99,32 +120,55 @@ def test_round_0_is_measured_alone(context: Context) -> None:
     assert told.diversity.sample_entropy >= 0
 
 
-def test_dev_prompts_are_answered_greedily_and_have_scores_of_their_own(context: Context) -> None:
+def test_dev_prompts_are_answered_greedily_and_have_scores_of_their_own(
+    context: Context,
+) -> None:
     dev = [question(number, parity="odd") for number in range(80, 90)]
     start = begun(context, recipe(pass_k=2), **SPLITS, dev_prompts=dev)
     receipt = evaluate(context, start, model(context, 0))
     told = summary_of(receipt)
-    asked = [row for row in rows(context, receipt, "results.jsonl") if row.split == "dev"]
+    asked = [
+        row for row in rows(context, receipt, "results.jsonl") if row.split == "dev"
+    ]
     assert {row.prompt_id for row in asked} == {prompt.id for prompt in dev}
     assert not any(row.num_samples for row in asked)
     assert told.dev_accuracy == sum(row.correct for row in asked) / 10
     assert told.dev_slices.keys() == {"parity=odd"}
     assert (told.dev_slices["parity=odd"].n, told.slices["parity=odd"].n) == (10, 20)
-    without = evaluate(context, begun(context, recipe(pass_k=2), **SPLITS), model(context, 0))
-    assert (summary_of(without).dev_accuracy, summary_of(without).dev_slices) == (None, {})
+    without = evaluate(
+        context, begun(context, recipe(pass_k=2), **SPLITS), model(context, 0)
+    )
+    assert (summary_of(without).dev_accuracy, summary_of(without).dev_slices) == (
+        None,
+        {},
+    )
     # Other dev prompts change no score that decides.
-    for name in ("validation_accuracy", "test_accuracy", "intervals", "pass_at", "slices"):
+    for name in (
+        "validation_accuracy",
+        "test_accuracy",
+        "intervals",
+        "pass_at",
+        "slices",
+    ):
         assert getattr(summary_of(without), name) == getattr(told, name), name
 
 
-def test_a_champion_of_the_same_work_is_taken_from_its_receipt(context: Context) -> None:
+def test_a_champion_of_the_same_work_is_taken_from_its_receipt(
+    context: Context,
+) -> None:
     start, first = begun(context, recipe(pass_k=2), **SPLITS), model(context, 0)
     before = evaluate(context, start, first)
     context.costs.clear()
     after = evaluate(context, later(context, start, first, before), model(context, 1))
     assert summary_of(after).measurement.champion_reused is True
-    assert summary_of(after).measurement.champion == summary_of(before).measurement.candidate
-    assert summary_of(after).measurement.candidate != summary_of(before).measurement.candidate
+    assert (
+        summary_of(after).measurement.champion
+        == summary_of(before).measurement.candidate
+    )
+    assert (
+        summary_of(after).measurement.candidate
+        != summary_of(before).measurement.candidate
+    )
     for name in ("results.jsonl", "retention.jsonl", "samples.jsonl"):
         assert after.objects[f"champion/{name}"] == before.objects[name]
         assert after.objects[name] != before.objects[name]
@@ -156,11 +200,17 @@ def test_a_model_that_computes_no_numbers_is_measured_as_bad_as_can_be(
     before = evaluate(context, start, first)
 
     def work(folder: Path) -> TrainSummary:
-        save_tiny(folder / "model", seed=1, hidden_size=16, num_layers=1, intermediate_size=32)
+        save_tiny(
+            folder / "model", seed=1, hidden_size=16, num_layers=1, intermediate_size=32
+        )
         [path] = (folder / "model").glob("*.safetensors")
         weights = load_file(path)
         name = "model.layers.0.self_attn.q_proj.weight"
-        save_file(weights | {name: torch.full_like(weights[name], value)}, path, {"format": "pt"})
+        save_file(
+            weights | {name: torch.full_like(weights[name], value)},
+            path,
+            {"format": "pt"},
+        )
         return train_summary(round=1)
 
     broken = commit_once(
@@ -173,7 +223,11 @@ def test_a_model_that_computes_no_numbers_is_measured_as_bad_as_can_be(
         work=work,
     )
     told = summary_of(evaluate(context, later(context, start, first, before), broken))
-    assert (told.validation_accuracy, told.test_accuracy, told.pass_at_k) == (0.0, 0.0, 0.0)
+    assert (told.validation_accuracy, told.test_accuracy, told.pass_at_k) == (
+        0.0,
+        0.0,
+        0.0,
+    )
     assert told.retention is not None
     assert (told.retention.loss, told.retention.accuracy) == (WORST_TOKEN_LOSS, 0.0)
     assert "perplexity" in {block.measure for block in told.blocks}
@@ -184,26 +238,37 @@ def test_a_champion_measured_by_other_settings_is_measured_anew_beside_the_candi
 ) -> None:
     first, second = model(context, 0), model(context, 1)
     old = evaluate(
-        context, begun(context, recipe_of(generate={"max_new_tokens": 2}), **SPLITS), first
+        context,
+        begun(context, recipe_of(generate={"max_new_tokens": 2}), **SPLITS),
+        first,
     )
     start = begun(context, recipe(), **SPLITS)
     context.costs.clear()
     after = evaluate(context, later(context, start, first, old), second)
     assert summary_of(after).measurement.champion_reused is False
-    assert context.costs["tokens_generated"] > summary_of(after).tokens, "both were asked"
+    assert context.costs["tokens_generated"] > summary_of(after).tokens, (
+        "both were asked"
+    )
     fresh = evaluate(context, start, first)
     assert (
         after.objects["champion/results.jsonl"]
         == fresh.objects["results.jsonl"]
         != old.objects["results.jsonl"]
     )
-    assert summary_of(after).measurement.champion == summary_of(fresh).measurement.candidate
+    assert (
+        summary_of(after).measurement.champion
+        == summary_of(fresh).measurement.candidate
+    )
 
 
 def test_the_first_promoted_model_stays_the_base_of_collapse_when_another_is_champion(
     context: Context,
 ) -> None:
-    start, first, second = begun(context, recipe(), **SPLITS), model(context, 0), model(context, 1)
+    start, first, second = (
+        begun(context, recipe(), **SPLITS),
+        model(context, 0),
+        model(context, 1),
+    )
     zero = evaluate(context, start, first)
     one = evaluate(context, later(context, start, first, zero), second)
     state = later(context, start, first, zero)
@@ -219,7 +284,9 @@ def test_the_first_promoted_model_stays_the_base_of_collapse_when_another_is_cha
     )
     same_as_zero = evaluate(context, state, first)
     assert summary_of(same_as_zero).measurement.champion_reused is True
-    assert same_as_zero.objects["champion/results.jsonl"] == one.objects["results.jsonl"]
+    assert (
+        same_as_zero.objects["champion/results.jsonl"] == one.objects["results.jsonl"]
+    )
     told = summary_of(same_as_zero)
     for sign in told.collapse.signs.values():
         assert isinstance(sign, RatioSign)
@@ -259,7 +326,12 @@ def test_labels_are_chosen_by_likelihood(context: Context) -> None:
         )
 
     taught = TrainingRow(
-        id="t", prompt="0=", completion="305", source="labelled", round=0, tags={"label": "305"}
+        id="t",
+        prompt="0=",
+        completion="305",
+        source="labelled",
+        round=0,
+        tags={"label": "305"},
     )
     start = begun(
         context,
@@ -283,7 +355,11 @@ def test_labels_are_chosen_by_likelihood(context: Context) -> None:
     validation = found["validation"]
     assert headline == (validation.accuracy, validation.macro_f1, validation.brier)
     assert told.test_slices["label=11"].label_accuracy == pytest.approx(
-        sum(row.predicted == "11" for row in asked if row.label == "11" and row.split == "test")
+        sum(
+            row.predicted == "11"
+            for row in asked
+            if row.label == "11" and row.split == "test"
+        )
         / 10
     )
     assert summary_of(receipt).retention is None
@@ -301,7 +377,9 @@ def test_what_is_not_measured_is_said(context: Context) -> None:
             tags={"label": text},
         )
 
-    long = TrainingRow(id="long", prompt="1" * 600, completion="2", source="labelled", round=0)
+    long = TrainingRow(
+        id="long", prompt="1" * 600, completion="2", source="labelled", round=0
+    )
     start = begun(
         context,
         recipe_of(generate={"max_new_tokens": 2}, train={"max_length": 20}),

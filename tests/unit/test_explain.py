@@ -19,15 +19,21 @@ from tests.unit.crafted import ask, decided, generated, prepare, recipe_of
 SUM = ask("3+4=", "7")
 OTHER = ask("5+5=", "10")
 MEASURED = ask("9+9=", "18")
-LABELLED = TrainingRow(id="labelled-1", prompt="1+0=", completion="1", source="labelled", round=0)
+LABELLED = TrainingRow(
+    id="labelled-1", prompt="1+0=", completion="1", source="labelled", round=0
+)
 REJECTED = Dropped(
-    reason="duplicate", detail="rows.jsonl:12: twice", row={"prompt": "1+0=", "completion": "1"}
+    reason="duplicate",
+    detail="rows.jsonl:12: twice",
+    row={"prompt": "1+0=", "completion": "1"},
 )
 
 
 def test_each_row_of_a_run_is_explained(context: Context) -> None:
     recipe = recipe_of(select={"min_accepted": 1})
-    start = prepare(context, recipe, train=[LABELLED], validation=[MEASURED], rejected=[REJECTED])
+    start = prepare(
+        context, recipe, train=[LABELLED], validation=[MEASURED], rejected=[REJECTED]
+    )
     texts = {SUM.text: ["7", "7", "8"], OTHER.text: ["10", "11", "cut…"]}
     samples = generated(context, [SUM, OTHER], texts)
     selected = run(SelectInputs(decided(context, start), (samples,)), context)
@@ -38,11 +44,18 @@ def test_each_row_of_a_run_is_explained(context: Context) -> None:
         return story
 
     accepted = only(f"{SUM.id}-r1-0")
-    assert (accepted.fate, accepted.prompt, accepted.answer) == ("accepted", "3+4=", "7")
+    assert (accepted.fate, accepted.prompt, accepted.answer) == (
+        "accepted",
+        "3+4=",
+        "7",
+    )
     assert {decision.decision for decision in accepted.filters} == {"passed"}
     assert accepted.scores["verdict"] == "exact"
     [taught] = accepted.taught
-    mix = {row.id: row for row in read_rows(fetch(context, selected, "mix.jsonl"), TrainingRow)}
+    mix = {
+        row.id: row
+        for row in read_rows(fetch(context, selected, "mix.jsonl"), TrainingRow)
+    }
     assert (taught.round, taught.weight) == (1, mix[accepted.row].weight)
     assert taught.verdict == "not decided"
 
@@ -58,7 +71,9 @@ def test_each_row_of_a_run_is_explained(context: Context) -> None:
         for row in read_rows(fetch(context, selected, "dropped.jsonl"), Dropped)
         if row.row["text"] == "11"
     ]
-    assert dropped == FilterDecision(filter="verifier", decision="dropped", detail=stored.detail)
+    assert dropped == FilterDecision(
+        filter="verifier", decision="dropped", detail=stored.detail
+    )
     position = wrong.filters.index(dropped)
     assert {one.decision for one in wrong.filters[:position]} <= {"passed"}
     assert {one.decision for one in wrong.filters[position + 1 :]} <= {"not reached"}
@@ -72,7 +87,10 @@ def test_each_row_of_a_run_is_explained(context: Context) -> None:
             f"{SUM.id}-r1-{number}" for number in (0, 1, 2)
         ]
     stories = explain(context, view, MEASURED.id)
-    assert {story.origin for story in stories} == {"prompt of dev_prompts", "prompt of validation"}
+    assert {story.origin for story in stories} == {
+        "prompt of dev_prompts",
+        "prompt of validation",
+    }
     assert all("never taught" in story.fate for story in stories)
     labelled = only("labelled-1")
     assert (labelled.origin, labelled.fate) == ("labelled row", "in every mix")
@@ -83,7 +101,9 @@ def test_each_row_of_a_run_is_explained(context: Context) -> None:
         "labelled-1",
         "rows.jsonl:12",
     }
-    with pytest.raises(UserError, match="has no row, sample or prompt 'nothing'; `samples`"):
+    with pytest.raises(
+        UserError, match="has no row, sample or prompt 'nothing'; `samples`"
+    ):
         explain(context, view, "nothing")
     shown = io.StringIO()
     print_stories(Console(file=shown, width=60), [accepted, wrong])

@@ -77,7 +77,9 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target = tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             shutil.copy(ROOT / name, target)
     for block in blocks():
@@ -90,7 +92,9 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
             continue
         text = path.read_text(encoding="utf-8")
         for old, new in hunks(block.text):
-            assert text.count(old) == 1, f"{block.path} holds this {text.count(old)} times:\n{old}"
+            assert text.count(old) == 1, (
+                f"{block.path} holds this {text.count(old)} times:\n{old}"
+            )
             text = text.replace(old, new)
         path.write_text(text, encoding="utf-8")
     return tree
@@ -98,7 +102,11 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def python(tree: Path, *arguments: str) -> str:
     """Run Python in the copy, and return what it said; it must succeed."""
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tree),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=tree,
@@ -112,24 +120,34 @@ def python(tree: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_tests_that_the_page_shows_pass_and_those_of_the_house(extended: Path) -> None:
-    shown = [block.path for block in blocks() if Path(block.path).name.startswith("test_")]
+def test_the_tests_that_the_page_shows_pass_and_those_of_the_house(
+    extended: Path,
+) -> None:
+    shown = [
+        block.path for block in blocks() if Path(block.path).name.startswith("test_")
+    ]
     assert len(shown) == 6
     house = [
         "tests/unit/test_house.py",
         "tests/unit/test_images.py::test_every_step_runs_in_the_image_that_its_shell_names",
     ]
-    said = python(extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", *shown, *house)
+    said = python(
+        extended, "-m", "pytest", "-q", "-p", "no:cacheprovider", *shown, *house
+    )
     assert "skipped" not in said
 
 
 def test_the_new_step_obeys_the_import_rules(extended: Path) -> None:
-    command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    command = (
+        "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    )
     said = python(extended, "-c", command, "--no-logo", "--no-cache")
     assert " 0 broken" in said
 
 
-def test_the_new_step_is_in_the_compiled_pipeline_and_has_a_readme(extended: Path) -> None:
+def test_the_new_step_is_in_the_compiled_pipeline_and_has_a_readme(
+    extended: Path,
+) -> None:
     python(
         extended,
         "pipeline.py",

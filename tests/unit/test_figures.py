@@ -39,14 +39,18 @@ def _copy_of_the_gate(folder: Path) -> Path:
     return folder / "components" / "decide" / "gate.py"
 
 
-def test_a_figure_is_stale_once_the_code_that_it_measures_changes(tmp_path: Path) -> None:
+def test_a_figure_is_stale_once_the_code_that_it_measures_changes(
+    tmp_path: Path,
+) -> None:
     gate = _copy_of_the_gate(tmp_path)
     recorded = measured_code(GATE)
     assert changed_code(GATE, recorded, tmp_path) == []
     text = gate.read_text(encoding="utf-8")
     gate.write_text(f"# another comment\n{text}", encoding="utf-8")
     assert changed_code(GATE, recorded, tmp_path) == []
-    gate.write_text(text.replace("comparison.gain <= 0", "comparison.gain < 0"), encoding="utf-8")
+    gate.write_text(
+        text.replace("comparison.gain <= 0", "comparison.gain < 0"), encoding="utf-8"
+    )
     assert changed_code(GATE, recorded, tmp_path) == ["components/decide/gate.py"]
     gate.unlink()
     assert changed_code(GATE, recorded, tmp_path) == ["components/decide/gate.py"]
@@ -54,11 +58,20 @@ def test_a_figure_is_stale_once_the_code_that_it_measures_changes(tmp_path: Path
 
 def test_files_that_no_fresh_clone_has_make_no_figure_stale(tmp_path: Path) -> None:
     sizes = f"{CONTAINERS} --sizes"
-    shutil.copytree(ROOT / "docker", tmp_path / "docker", ignore=shutil.ignore_patterns("wheels"))
+    shutil.copytree(
+        ROOT / "docker", tmp_path / "docker", ignore=shutil.ignore_patterns("wheels")
+    )
     recorded = measured_code(sizes, tmp_path)
-    for name in ("wheels/torch.txt", "__pycache__/build.pyc", ".cache/index", "README.md"):
+    for name in (
+        "wheels/torch.txt",
+        "__pycache__/build.pyc",
+        ".cache/index",
+        "README.md",
+    ):
         (tmp_path / "docker" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "docker" / name).write_text("made by `make images`", encoding="utf-8")
+        (tmp_path / "docker" / name).write_text(
+            "made by `make images`", encoding="utf-8"
+        )
     assert changed_code(sizes, recorded, tmp_path) == []
     (tmp_path / "docker" / "Dockerfile").write_text("FROM another", encoding="utf-8")
     assert changed_code(sizes, recorded, tmp_path) == ["docker"]
@@ -73,7 +86,9 @@ def test_the_page_presents_no_stale_figure_as_todays(tmp_path: Path) -> None:
     figures["gate.power"]["code"]["components/decide/gate.py"] = "00000000"
     stale = stale_figures(figures)
     assert stale == {"gate.power": ["components/decide/gate.py"]}
-    assert by_command(figures, stale) == {GATE: (["gate.power"], ["components/decide/gate.py"])}
+    assert by_command(figures, stale) == {
+        GATE: (["gate.power"], ["components/decide/gate.py"])
+    }
     page = with_table(
         "<!-- stale -->\n<!-- /stale -->\n<!-- figures -->\n<!-- /figures -->", figures
     )
@@ -90,10 +105,17 @@ def _imported_files(benchmark: str) -> Iterator[str]:
     """Yield the files below components that a benchmark imports itself."""
     tree = ast.parse((ROOT / "tests" / "benchmarks" / f"{benchmark}.py").read_bytes())
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("components."):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(
+            "components."
+        ):
             module = ROOT.joinpath(*str(node.module).split("."))
-            names = [module.with_suffix(".py"), *(module / f"{a.name}.py" for a in node.names)]
-            yield from (name.relative_to(ROOT).as_posix() for name in names if name.is_file())
+            names = [
+                module.with_suffix(".py"),
+                *(module / f"{a.name}.py" for a in node.names),
+            ]
+            yield from (
+                name.relative_to(ROOT).as_posix() for name in names if name.is_file()
+            )
 
 
 @pytest.mark.parametrize("benchmark", sorted({*MEASURED, *BENCHMARKS}))
@@ -103,7 +125,10 @@ def test_a_benchmark_names_the_code_that_it_measures(benchmark: str) -> None:
     missing = [
         file
         for file in _imported_files(benchmark)
-        if not any(file == path or file.startswith((f"{path}/", f"{path}.")) for path in covered)
+        if not any(
+            file == path or file.startswith((f"{path}/", f"{path}."))
+            for path in covered
+        )
     ]
     assert not missing, f"tests/benchmarks/measured.py: {benchmark} measures these too"
 
@@ -111,10 +136,24 @@ def test_a_benchmark_names_the_code_that_it_measures(benchmark: str) -> None:
 def test_a_figure_says_what_was_measured_where_and_how(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     record("demo.seconds", 400.0, "s", "≤ 360", "python -m x", 3, path=path)
-    record("demo.seconds", 312.4, "s", "≤ 360", "python -m x", 3, note="cold start", path=path)
+    record(
+        "demo.seconds",
+        312.4,
+        "s",
+        "≤ 360",
+        "python -m x",
+        3,
+        note="cold start",
+        path=path,
+    )
     record("demo.rate", 12345.6, "tokens/s", "measured", "python -m x", 3, path=path)
     one = load(path)["demo.seconds"]
-    assert (one["value"], one["bound"], one["seed"], met(one)) == (312.4, "≤ 360", 3, True)
+    assert (one["value"], one["bound"], one["seed"], met(one)) == (
+        312.4,
+        "≤ 360",
+        3,
+        True,
+    )
     assert one["cores"] >= 1
     assert one["memory_gib"] >= 1
     shown = table(load(path))
@@ -140,16 +179,22 @@ def test_a_readme_without_markers_is_not_rewritten() -> None:
 
 
 @pytest.mark.parametrize("number", [None, 0])
-def test_a_figure_that_no_test_counted_is_not_recorded(tmp_path: Path, number: int | None) -> None:
+def test_a_figure_that_no_test_counted_is_not_recorded(
+    tmp_path: Path, number: int | None
+) -> None:
     report = tmp_path / "report.xml"
     entry = "" if number is None else f'<property name="connections" value="{number}"/>'
     report.write_text(f"<testsuites><properties>{entry}</properties></testsuites>")
     with pytest.raises(SystemExit, match="no test counted connections"):
         number_in(report, "connections")
-    report.write_text('<testsuites><property name="connections" value="61"/></testsuites>')
+    report.write_text(
+        '<testsuites><property name="connections" value="61"/></testsuites>'
+    )
     assert number_in(report, "connections") == 61
 
 
 def test_each_recipe_with_figures_names_the_code_that_they_measure() -> None:
     for name in recipes.MEASURES:
-        assert f"recipes/{name}.yaml" in measured_code(f"-m tests.benchmarks.recipes {name}")
+        assert f"recipes/{name}.yaml" in measured_code(
+            f"-m tests.benchmarks.recipes {name}"
+        )

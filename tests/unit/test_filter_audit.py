@@ -8,7 +8,12 @@ from components.contracts.rows import Dropped
 from components.errors import UserError
 from components.select.filter_audit import Audit
 from components.select.filters.consistency import calibrated_share
-from components.select.scored_samples import Block, Outcome, ScoredSample, make_scored_samples
+from components.select.scored_samples import (
+    Block,
+    Outcome,
+    ScoredSample,
+    make_scored_samples,
+)
 from tests.unit.crafted import ask, right_of, say
 from tests.unit.selections import account_of, answers, with_settings
 
@@ -17,9 +22,12 @@ def voted(share: float, right: bool, number: int) -> list[ScoredSample]:
     """A prompt of ten samples of which `share` agree, on the right answer or on a wrong one."""
     prompt = ask(f"audit {share} {number}", "7")
     agreeing, samples = round(10 * share), list[str]()
-    samples += ["7" if right else "8"] * agreeing + [f"other {n}" for n in range(10 - agreeing)]
+    samples += ["7" if right else "8"] * agreeing + [
+        f"other {n}" for n in range(10 - agreeing)
+    ]
     return make_scored_samples(
-        {prompt.id: prompt}, [say(prompt, index, text) for index, text in enumerate(samples)]
+        {prompt.id: prompt},
+        [say(prompt, index, text) for index, text in enumerate(samples)],
     )
 
 
@@ -30,7 +38,11 @@ def audit_samples(shares: dict[float, int], count: int = 100) -> list[ScoredSamp
         for share, right in shares.items()
         for number, verdict in enumerate(right_of(count, right))
     ]
-    return [one for group in sorted(groups, key=lambda group: group[0].prompt.id) for one in group]
+    return [
+        one
+        for group in sorted(groups, key=lambda group: group[0].prompt.id)
+        for one in group
+    ]
 
 
 def test_the_vote_threshold_is_the_smallest_that_is_proved_precise() -> None:
@@ -38,7 +50,8 @@ def test_the_vote_threshold_is_the_smallest_that_is_proved_precise() -> None:
     assert calibrated_share(audit_samples({0.3: 20, 0.6: 60, 0.9: 100})) == 0.9
     assert calibrated_share(audit_samples({0.3: 100, 0.9: 100})) == 0.3
     with pytest.raises(
-        UserError, match=r"of 300 audit prompts .* best lower bound of the precision is 0\.\d+"
+        UserError,
+        match=r"of 300 audit prompts .* best lower bound of the precision is 0\.\d+",
     ):
         calibrated_share(audit_samples({0.3: 20, 0.6: 60, 0.9: 80}))
     with pytest.raises(UserError, match=r"of 5 audit prompts"):
@@ -70,14 +83,18 @@ def test_tied_audit_prompts_are_no_evidence_for_a_threshold() -> None:
 def test_a_calibrated_vote_drops_below_its_threshold() -> None:
     audit = audit_samples({0.3: 20, 0.6: 90, 0.9: 100})
     samples = voted(0.5, True, 1000) + voted(0.7, True, 1001)
-    kept, dropped, account = account_of(samples, with_settings(calibrate_vote=True), audit=audit)
+    kept, dropped, account = account_of(
+        samples, with_settings(calibrate_vote=True), audit=audit
+    )
     assert {one.vote_share for one in kept} == {0.7}
     assert account.audit is not None
     assert (account.audit.filters["vote"].precision or 0.0) > 0.94
     assert len(dropped) + len(kept) == 20
 
 
-def test_the_audit_says_how_good_each_filter_is_and_that_none_of_it_is_trained_on() -> None:
+def test_the_audit_says_how_good_each_filter_is_and_that_none_of_it_is_trained_on() -> (
+    None
+):
     audit = audit_samples({0.2: 10, 0.9: 98})
     section = with_settings(min_vote_share=0.5, max_length_ratio=4.0)
     kept, _, account = account_of(voted(0.9, True, 5000), section, audit=audit)
@@ -104,7 +121,10 @@ def test_a_filter_that_keeps_the_model_s_errors_is_told_on() -> None:
     assert account.audit is not None
     assert account.audit.all.precision == pytest.approx(0.1)
     assert account.audit.teaches_errors == ("vote",)
-    assert account_of(voted(0.6, True, 5000), with_settings(min_vote_share=0.5))[2].audit is None
+    assert (
+        account_of(voted(0.6, True, 5000), with_settings(min_vote_share=0.5))[2].audit
+        is None
+    )
 
 
 def test_a_filter_that_is_better_by_what_may_be_chance_is_not_proved_to_help() -> None:
@@ -123,10 +143,22 @@ def test_a_filter_that_is_better_by_what_may_be_chance_is_not_proved_to_help() -
 @pytest.mark.parametrize(
     ("right", "right_kept", "wrong", "wrong_kept", "verdict"),
     [
-        (194, 184, 6, 2, "helps"),  # 97 % right, 99 % of the kept: strong models have few errors
+        (
+            194,
+            184,
+            6,
+            2,
+            "helps",
+        ),  # 97 % right, 99 % of the kept: strong models have few errors
         (194, 184, 6, 0, "helps"),
         (194, 184, 6, 5, "unproved"),
-        (194, 184, 6, 6, "unproved"),  # six errors do not show that the next is not dropped
+        (
+            194,
+            184,
+            6,
+            6,
+            "unproved",
+        ),  # six errors do not show that the next is not dropped
         (194, 194, 6, 6, "unproved"),
         (180, 180, 20, 20, "teaches errors"),
         (120, 114, 80, 76, "teaches errors"),
@@ -144,7 +176,8 @@ def test_filters_block_a_round_only_if_it_is_shown_that_they_do_not_help(
 ) -> None:
     prompts = [ask(f"known {number:03d}", "7") for number in range(right + wrong)]
     kept_prompts = {
-        prompt.id for prompt in [*prompts[:right_kept], *prompts[right : right + wrong_kept]]
+        prompt.id
+        for prompt in [*prompts[:right_kept], *prompts[right : right + wrong_kept]]
     }
     samples = [
         scored

@@ -10,7 +10,11 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from components.cli.first_steps.answers import require_check, require_data, require_model
+from components.cli.first_steps.answers import (
+    require_check,
+    require_data,
+    require_model,
+)
 from components.cli.first_steps.new_recipe import Wishes, name_of, new_recipe
 from components.cli.first_steps.try_model import Models, Settings, prompts_of
 from components.cli.main import Verbs
@@ -78,16 +82,24 @@ def test_names_that_mean_something_to_yaml_stay_as_they_are(
     assert recipe.data.sources[0].uri == str(data)
 
 
-def test_long_answers_get_room_and_near_duplicates_of_them_are_dropped(tmp_path: Path) -> None:
+def test_long_answers_get_room_and_near_duplicates_of_them_are_dropped(
+    tmp_path: Path,
+) -> None:
     data = table(tmp_path, 400, answer="because " * 60)
-    recipe = parse_recipe(yaml.safe_load(new_recipe(Wishes(data, HUB, "exact", "n"), {}).text))
+    recipe = parse_recipe(
+        yaml.safe_load(new_recipe(Wishes(data, HUB, "exact", "n"), {}).text)
+    )
     assert recipe.select.minhash_threshold < 1.0
     assert recipe.generate.max_new_tokens > 480
 
 
 @pytest.mark.parametrize(
     ("rows", "words"),
-    [(0, "no usable row"), (3, "split .* is empty|never promote"), (20, "never promote")],
+    [
+        (0, "no usable row"),
+        (3, "split .* is empty|never promote"),
+        (20, "never promote"),
+    ],
 )
 def test_a_file_that_can_prove_nothing_is_told_at_once(
     tmp_path: Path, rows: int, words: str
@@ -110,7 +122,9 @@ def test_columns_of_other_names_are_given_by_options(tmp_path: Path) -> None:
     lines = [f"How much is {number}?,{number}" for number in range(200)]
     path.write_text("\n".join(["ask,reply", *lines]) + "\n")
     fields = {"prompt_field": "ask", "completion_field": "reply"}
-    with pytest.raises(UserError, match="here: --prompt-field NAME and --completion-field NAME"):
+    with pytest.raises(
+        UserError, match="here: --prompt-field NAME and --completion-field NAME"
+    ):
         new_recipe(Wishes(str(path), HUB, "exact", "n"), {})
     written = new_recipe(Wishes(str(path), HUB, "exact", "n", fields), {})
     (source,) = parse_recipe(yaml.safe_load(written.text)).data.sources
@@ -123,12 +137,16 @@ def test_columns_of_other_names_are_given_by_options(tmp_path: Path) -> None:
 
 def test_a_recipe_releases_under_its_own_name(tmp_path: Path) -> None:
     data = table(tmp_path, 400)
-    recipe = parse_recipe(yaml.safe_load(new_recipe(Wishes(data, HUB, "exact", "n"), {}).text))
+    recipe = parse_recipe(
+        yaml.safe_load(new_recipe(Wishes(data, HUB, "exact", "n"), {}).text)
+    )
     # Else the next file's model would be compared with this one's release.
     assert recipe.publish.name == recipe.name == "n"
 
 
-def test_a_check_that_fits_no_answer_is_named_and_not_the_empty_splits(tmp_path: Path) -> None:
+def test_a_check_that_fits_no_answer_is_named_and_not_the_empty_splits(
+    tmp_path: Path,
+) -> None:
     data = table(tmp_path, 400, answer="even")
     with pytest.raises(UserError, match=r"check numeric refuses the answer .* 'even'"):
         new_recipe(Wishes(data, HUB, "numeric", "n"), {})
@@ -136,7 +154,10 @@ def test_a_check_that_fits_no_answer_is_named_and_not_the_empty_splits(tmp_path:
 
 def test_rows_that_teach_one_answer_are_warned_of(tmp_path: Path) -> None:
     data = table(tmp_path, 400)
-    assert "all 400 answers are '4'" in new_recipe(Wishes(data, HUB, "exact", "n"), {}).warning
+    assert (
+        "all 400 answers are '4'"
+        in new_recipe(Wishes(data, HUB, "exact", "n"), {}).warning
+    )
     with (tmp_path / "My Questions.csv").open("a") as file:
         file.write("How much is nothing?,0\n")
     assert new_recipe(Wishes(data, HUB, "exact", "n"), {}).warning == ""
@@ -155,7 +176,9 @@ def test_what_is_typed_is_taken_as_a_person_means_it(
             require_data(answer)
     assert require_model("Scratch ") == "scratch"
     assert require_model(HUB) == HUB
-    with pytest.raises(UserError, match="if you mean a model of the hub, write hf://org/name@"):
+    with pytest.raises(
+        UserError, match="if you mean a model of the hub, write hf://org/name@"
+    ):
         require_model("org/name")
     assert require_check(" Votes") == "votes"
     with pytest.raises(UserError, match="Did you mean 'numeric'"):
@@ -170,7 +193,14 @@ def test_the_bare_name_of_a_shipped_recipe_is_told_the_whole(
         with pytest.raises(UserError, match=r"did you mean recipes/demo\.yaml"):
             find_recipe(Path(name))
     # Whoever names a folder, or another kind of file, means one of their own.
-    for name in ("mine.yaml", "demo.txt", "x/demo.yaml", "../demo.yaml", "", "recipes/mine.yaml"):
+    for name in (
+        "mine.yaml",
+        "demo.txt",
+        "x/demo.yaml",
+        "../demo.yaml",
+        "",
+        "recipes/mine.yaml",
+    ):
         assert find_recipe(Path(name)) == Path(name)
     Path("demo.yaml").touch()
     assert find_recipe(Path("demo.yaml")) == Path("demo.yaml")
@@ -196,7 +226,9 @@ def test_a_path_that_a_verb_cannot_use_is_named_in_one_line(tmp_path: Path) -> N
     ):
         done = CliRunner().invoke(app, [verb, str(path)])
         assert done.exit_code == UserError.exit_code
-        assert done.output.replace("\n", "") == f"error: {path} cannot be used: {reason}"
+        assert (
+            done.output.replace("\n", "") == f"error: {path} cannot be used: {reason}"
+        )
 
 
 def test_a_question_that_nobody_answers_ends_like_a_verb_that_is_stopped() -> None:
@@ -222,7 +254,9 @@ def test_a_model_in_a_folder_whose_name_no_run_can_have_is_looked_for(
     context = make_context((tmp_path / "store").as_uri(), {})
     settings = Settings(temperature=0.0, max_new_tokens=1, system_prompt="")
     for name in ("my model", "größe", "a..b", "~x", "Model (1)", "nosuch"):
-        with pytest.raises(UserError, match=f"no model: {re.escape(name)}: no such folder"):
+        with pytest.raises(
+            UserError, match=f"no model: {re.escape(name)}: no such folder"
+        ):
             Models(context, name, settings, compare=False)
     # It names no model: it is the run that is not there.
     for compare in (False, True):

@@ -12,11 +12,26 @@ from components.select.function_code import function_digest
 REACHED = (
     # (function, file that it is in, its text, another file of the user's that it runs)
     ("u_plain.right", "u_plain.py", "import u_helper", "u_helper.py"),
-    ("u_late.right", "u_late.py", "def right(): import u_late_helper", "u_late_helper.py"),
+    (
+        "u_late.right",
+        "u_late.py",
+        "def right(): import u_late_helper",
+        "u_late_helper.py",
+    ),
     ("u_package.checks.right", "u_package/checks.py", "", "u_package/__init__.py"),
-    ("u_inner.checks.right", "u_inner/checks.py", "from . import words", "u_inner/words.py"),
+    (
+        "u_inner.checks.right",
+        "u_inner/checks.py",
+        "from . import words",
+        "u_inner/words.py",
+    ),
     ("u_up.a.b.right", "u_up/a/b.py", "from ..words import x", "u_up/words.py"),
-    ("u_space.checks.right", "u_space/checks.py", "import u_space.far", "u_space/far.py"),
+    (
+        "u_space.checks.right",
+        "u_space/checks.py",
+        "import u_space.far",
+        "u_space/far.py",
+    ),
 )
 
 
@@ -66,8 +81,12 @@ def test_a_file_that_cannot_be_imported_has_a_digest_all_the_same(
     assert "" != first != function_digest("u_broken.right")
 
 
-@pytest.mark.parametrize("function", ["u_no_such.f", "u_no.such.f", "__main__.f", "sys.exit"])
-def test_what_has_no_source_has_no_digest(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "function", ["u_no_such.f", "u_no.such.f", "__main__.f", "sys.exit"]
+)
+def test_what_has_no_source_has_no_digest(
+    function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
     assert function_digest(function) == ""
 

@@ -55,7 +55,9 @@ def test_a_p_value_at_its_level_is_proof_and_one_above_it_is_none() -> None:
 def test_models_measured_on_different_prompts_cannot_be_compared() -> None:
     champion, candidate = paired(5, 5)
     missing = candidate[-1].prompt_id
-    with pytest.raises(Corrupt, match=rf"1 without a partner, for example \['{missing}'\]"):
+    with pytest.raises(
+        Corrupt, match=rf"1 without a partner, for example \['{missing}'\]"
+    ):
         compare(champion, candidate[:-1], SECTION, LEVEL)
     with pytest.raises(Corrupt, match=r"3 without a partner, for example \['[^']*'\]"):
         compare(champion, candidate[3:], SECTION, LEVEL)
@@ -64,12 +66,15 @@ def test_models_measured_on_different_prompts_cannot_be_compared() -> None:
 
 
 def test_scores_name_the_slices_there_are() -> None:
-    scores = Scores.of(results_of({"length=9": [True, True, False, True], "length=10": [False]}))
+    scores = Scores.of(
+        results_of({"length=9": [True, True, False, True], "length=10": [False]})
+    )
     assert scores.value("length=9") == 0.75
     assert scores.value() == 0.6
     assert scores.slices == {"length=9": 0.75, "length=10": 0.0}
     with pytest.raises(
-        UserError, match=r"'length=12' \(there are: length=10, length=9\).*decide.goal.slice"
+        UserError,
+        match=r"'length=12' \(there are: length=10, length=9\).*decide.goal.slice",
     ):
         scores.value("length=12")
 
@@ -89,7 +94,10 @@ def test_campaigns_of_equal_models_promote_falsely_at_most_alpha_of_the_time() -
         promoted = False
         for _ in range(rounds):
             candidate = measure()
-            wins, losses = (candidate & ~champion).bit_count(), (champion & ~candidate).bit_count()
+            wins, losses = (
+                (candidate & ~champion).bit_count(),
+                (champion & ~candidate).bit_count(),
+            )
             if decide(by_counts(prompts, wins, losses, level)).promote:
                 champion, promoted = candidate, True
         fooled += promoted
@@ -122,10 +130,15 @@ def family_results(
     """Families of `size` prompts each, with so many prompts that only the candidate or only the
     champion got right."""
     names = sorted({*wins, *losses})
-    slices = {f"family={name}": (wins.get(name, 0), losses.get(name, 0)) for name in names}
-    champion = {name: [False] * won + [True] * (size - won) for name, (won, _) in slices.items()}
+    slices = {
+        f"family={name}": (wins.get(name, 0), losses.get(name, 0)) for name in names
+    }
+    champion = {
+        name: [False] * won + [True] * (size - won) for name, (won, _) in slices.items()
+    }
     candidate = {
-        name: [True] * (size - lost) + [False] * lost for name, (_, lost) in slices.items()
+        name: [True] * (size - lost) + [False] * lost
+        for name, (_, lost) in slices.items()
     }
     return results_of(champion), results_of(candidate)
 
@@ -137,7 +150,9 @@ def test_families_of_one_prompt_each_are_no_families() -> None:
     champion, candidate = paired(30, 12)
 
     def in_families(rows: Iterable[Result]) -> list[Result]:
-        return [row.model_copy(update={"tags": {"family": row.prompt_id}}) for row in rows]
+        return [
+            row.model_copy(update={"tags": {"family": row.prompt_id}}) for row in rows
+        ]
 
     alone = compare(in_families(champion), in_families(candidate), FAMILY, LEVEL)
     assert alone == compare(champion, candidate, SECTION, LEVEL)
@@ -146,14 +161,18 @@ def test_families_of_one_prompt_each_are_no_families() -> None:
 def test_a_small_gain_in_most_families_is_no_proof_that_none_loses_all() -> None:
     """Of 41 families that gain 2 of 20 prompts one in eleven may lose all, and none be seen."""
     names = [f"f{number:02d}" for number in range(41)]
-    few = compare(*family_results(dict.fromkeys(names, 2), dict.fromkeys(names, 0)), FAMILY, LEVEL)
+    few = compare(
+        *family_results(dict.fromkeys(names, 2), dict.fromkeys(names, 0)), FAMILY, LEVEL
+    )
     rejected = decide(few)
     assert not rejected.promote
     assert "better, but not proved" in rejected.reason
     assert few.detectable is not None
     assert few.detectable > 0.1
     names = [f"f{number:03d}" for number in range(120)]
-    many = compare(*family_results(dict.fromkeys(names, 2), dict.fromkeys(names, 0)), FAMILY, LEVEL)
+    many = compare(
+        *family_results(dict.fromkeys(names, 2), dict.fromkeys(names, 0)), FAMILY, LEVEL
+    )
     assert decide(many).promote
 
 
@@ -161,9 +180,14 @@ def test_one_family_that_is_won_as_a_whole_is_one_piece_of_evidence() -> None:
     others = {f"f{number:02d}": 0 for number in range(20)}
     together = compare(*family_results({**others, "f00": 12}, others), FAMILY, LEVEL)
     spread = compare(
-        *family_results({**others, **dict.fromkeys(list(others)[:12], 20)}, others), FAMILY, LEVEL
+        *family_results({**others, **dict.fromkeys(list(others)[:12], 20)}, others),
+        FAMILY,
+        LEVEL,
     )
-    assert compare(*family_results({**others, "f00": 12}, others), SECTION, LEVEL).p_value < 0.001
+    assert (
+        compare(*family_results({**others, "f00": 12}, others), SECTION, LEVEL).p_value
+        < 0.001
+    )
     assert together.p_value > 0.5
     assert not decide(together).promote
     assert decide(spread).promote
@@ -175,7 +199,9 @@ def test_one_family_that_is_won_as_a_whole_is_one_piece_of_evidence() -> None:
 
 def test_too_few_families_can_prove_nothing_and_the_gate_says_so() -> None:
     few = compare(
-        *family_results(dict.fromkeys("abcd", 10), dict.fromkeys("abcd", 0)), FAMILY, LEVEL
+        *family_results(dict.fromkeys("abcd", 10), dict.fromkeys("abcd", 0)),
+        FAMILY,
+        LEVEL,
     )
     assert few.detectable is None
     rejected = decide(few)
@@ -185,7 +211,9 @@ def test_too_few_families_can_prove_nothing_and_the_gate_says_so() -> None:
 
 def test_a_tag_that_prompts_lack_is_told_with_those_they_have() -> None:
     by_topic = SECTION.model_copy(update={"family": "topic"})
-    with pytest.raises(UserError, match=r"have no tag 'topic' \(tags there are: family\)"):
+    with pytest.raises(
+        UserError, match=r"have no tag 'topic' \(tags there are: family\)"
+    ):
         compare(*family_results({"a": 1}, {"b": 1}), by_topic, LEVEL)
 
 
@@ -222,15 +250,21 @@ def test_numeric_answers_can_be_compared_by_how_far_off_they_are() -> None:
         ("loss", "perplexity -1.98 %"),
     ],
 )
-def test_a_gain_is_told_as_more_points_or_as_less_of_what_is_bad(unit: str, said: str) -> None:
+def test_a_gain_is_told_as_more_points_or_as_less_of_what_is_bad(
+    unit: str, said: str
+) -> None:
     graded = Graded(gain=0.02, detectable=None, families=5, unit=unit)
-    words = Comparison(40, wins=20, losses=9, p_value=0.01, level=LEVEL, graded=graded).in_words
+    words = Comparison(
+        40, wins=20, losses=9, p_value=0.01, level=LEVEL, graded=graded
+    ).in_words
     assert f"({said}; " in words
 
 
 @pytest.mark.parametrize("far_off", [1e99, -1e12, 1e6])
 @pytest.mark.parametrize("prompts", [101, 1001])
-def test_one_answer_that_is_far_off_does_not_decide(far_off: float, prompts: int) -> None:
+def test_one_answer_that_is_far_off_does_not_decide(
+    far_off: float, prompts: int
+) -> None:
     by_error = SECTION.model_copy(update={"score": "error"})
     champion = numeric([4.0] * prompts)
     better = numeric([2.0] * (prompts - 1) + [far_off])
@@ -262,15 +296,24 @@ def test_models_that_are_nearly_always_right_can_be_compared_by_error() -> None:
         ("loss", "1.98 % of the perplexity"),
     ],
 )
-def test_the_gain_that_could_have_been_shown_is_promised_in_its_unit(unit: str, said: str) -> None:
+def test_the_gain_that_could_have_been_shown_is_promised_in_its_unit(
+    unit: str, said: str
+) -> None:
     graded = Graded(gain=0.01, detectable=0.02, families=5, unit=unit)
-    power = Comparison(40, wins=20, losses=9, p_value=0.5, level=LEVEL, graded=graded).power
-    assert power == f"these prompts are enough to show a gain of {said} four times out of five"
+    power = Comparison(
+        40, wins=20, losses=9, p_value=0.5, level=LEVEL, graded=graded
+    ).power
+    assert (
+        power
+        == f"these prompts are enough to show a gain of {said} four times out of five"
+    )
 
 
 def test_a_detectable_gain_in_points_is_a_share_times_a_hundred() -> None:
     graded = Graded(gain=0.01, detectable=0.25, families=5, unit="points")
-    power = Comparison(40, wins=20, losses=9, p_value=0.5, level=LEVEL, graded=graded).power
+    power = Comparison(
+        40, wins=20, losses=9, p_value=0.5, level=LEVEL, graded=graded
+    ).power
     assert "25.0 points" in power
 
 

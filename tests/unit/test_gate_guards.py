@@ -23,7 +23,9 @@ def test_a_candidate_that_unlearns_human_text_is_rejected_with_the_numbers() -> 
 
 def texts(right: list[int], number: int = 100) -> list[TextResult]:
     return [
-        TextResult(id=str(place), split="retention", loss=1.0, num_tokens=number, num_right=own)
+        TextResult(
+            id=str(place), split="retention", loss=1.0, num_tokens=number, num_right=own
+        )
         for place, own in enumerate(right)
     ]
 
@@ -64,7 +66,10 @@ def test_a_retention_margin_of_null_switches_that_guard_off() -> None:
 
 def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
     sign = CollapseAlarm(
-        measure="distinct_2", value=0.8, limit=0.85, why="distinct-2 is 0.80 of round 0's"
+        measure="distinct_2",
+        value=0.8,
+        limit=0.85,
+        why="distinct-2 is 0.80 of round 0's",
     )
     (block,) = alarms(None, blocks=(sign,))
     (warning,) = alarms(None, warnings=(sign,))
@@ -102,14 +107,21 @@ def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
 
 
 def told(agreement: float, accuracy: float, prompts: int = 200) -> dict[str, float]:
-    return {"agreement": agreement, "audit_accuracy": accuracy, "audit_prompts": float(prompts)}
+    return {
+        "agreement": agreement,
+        "audit_accuracy": accuracy,
+        "audit_prompts": float(prompts),
+    }
 
 
 def test_a_loop_that_agrees_more_and_is_right_less_is_warned_of() -> None:
     before = (recorded(1, 5, told(0.6, 0.7)), recorded(2, 5, told(0.7, 0.66)))
     (warning,) = self_agreement(before, told(0.8, 0.55), 5)
     assert not warning.blocks
-    assert "0.550 of the samples are right on the audit split, in round 1 0.700" in warning.reason
+    assert (
+        "0.550 of the samples are right on the audit split, in round 1 0.700"
+        in warning.reason
+    )
     assert "agree with each other more (0.800, 0.600)" in warning.reason
 
 
@@ -122,7 +134,9 @@ def test_agreement_alone_or_a_fall_that_may_be_chance_is_no_alarm() -> None:
     # 1.5 and 2.1 standard errors: the bound is that of 95 %, one-sided.
     assert self_agreement(before, told(0.8, 0.63), 5) == ()
     assert len(self_agreement(before, told(0.8, 0.60), 5)) == 1
-    assert self_agreement(before, told(0.8, 0.55), 6) == (), "longer problems are harder"
+    assert self_agreement(before, told(0.8, 0.55), 6) == (), (
+        "longer problems are harder"
+    )
     assert self_agreement(before, {"agreement": 0.8}, 5) == ()
     assert self_agreement((), told(0.8, 0.55), 5) == ()
 

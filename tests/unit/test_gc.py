@@ -23,7 +23,15 @@ from components.storage import keys
 from components.storage.store import open_store
 from tests.conftest import S3Server, context_in
 from tests.promises import collections
-from tests.unit.collected import EVERYTHING, WEIGHTS, OwnRun, is_stored, line_of, trained, twice
+from tests.unit.collected import (
+    EVERYTHING,
+    WEIGHTS,
+    OwnRun,
+    is_stored,
+    line_of,
+    trained,
+    twice,
+)
 from tests.unit.handmade import RECIPE, Campaign, whole_campaign
 
 
@@ -65,11 +73,15 @@ def test_what_is_stored_again_while_it_is_condemned_stays(context: Context) -> N
         find_receipt(context, "train", receipt.key)
 
 
-def test_work_that_a_task_has_found_done_is_kept_before_the_task_ends(context: Context) -> None:
+def test_work_that_a_task_has_found_done_is_kept_before_the_task_ends(
+    context: Context,
+) -> None:
     old = OwnRun(context, "old")
     OwnRun(context, "last")
     collect(context, EVERYTHING, grace_seconds=0.0, delete=True)
-    with attempting(context, Task(run_id="new", name="train-r0", round=0), "train") as attempt:
+    with attempting(
+        context, Task(run_id="new", name="train-r0", round=0), "train"
+    ) as attempt:
         rely_on(context, attempt, trained(old, 0))
         account = collect(context, EVERYTHING, grace_seconds=0.0, delete=True)
     assert account.deleted.objects > 0
@@ -78,13 +90,17 @@ def test_work_that_a_task_has_found_done_is_kept_before_the_task_ends(context: C
     # A collection that began before may delete it yet: it is stored once more.
     digest = trained(old, 0).objects[WEIGHTS].sha256
     context.store.put_bytes(keys.sweep_key("another"), b"{}")
-    with attempting(context, Task(run_id="newer", name="train-r0", round=0), "train") as attempt:
+    with attempting(
+        context, Task(run_id="newer", name="train-r0", round=0), "train"
+    ) as attempt:
         rely_on(context, attempt, trained(old, 0))
     assert context.store.size(keys.object_key(digest, 1)) is not None
 
 
 @pytest.mark.parametrize("kind", ["steps", "attempts", "releases"])
-def test_nothing_is_deleted_while_a_record_is_damaged(context: Context, kind: str) -> None:
+def test_nothing_is_deleted_while_a_record_is_damaged(
+    context: Context, kind: str
+) -> None:
     made = OwnRun(context, "old")
     assert made.published is not None
     append_line(context, line_of(made, made.published, 1))
@@ -93,7 +109,9 @@ def test_nothing_is_deleted_while_a_record_is_damaged(context: Context, kind: st
     collect(context, EVERYTHING, grace_seconds=0.0, delete=True)
     key = next(iter(context.store.list(f"{kind}/")))
     context.store.put_bytes(key, context.store.get_bytes(key)[:-9])
-    with pytest.raises(Corrupt, match="nothing is deleted while a record cannot be read"):
+    with pytest.raises(
+        Corrupt, match="nothing is deleted while a record cannot be read"
+    ):
         collect(context, EVERYTHING, grace_seconds=0.0, delete=True)
     assert set(context.store.list("objects/")) == before
 
@@ -102,7 +120,9 @@ def test_a_record_of_an_attempt_is_read_as_before_and_names_what_was_reused(
     context: Context,
 ) -> None:
     made = OwnRun(context, "run")
-    made.step("train", "train-r0", 0, {"prepare": made.prepared, "mix": made.first_mix}, fail)
+    made.step(
+        "train", "train-r0", 0, {"prepare": made.prepared, "mix": made.first_mix}, fail
+    )
     keys_of_run = list(context.store.list(keys.attempts_prefix(made.run_id)))
     attempts = [Attempt.from_bytes(context.store.get_bytes(key)) for key in keys_of_run]
     reused = [attempt for attempt in attempts if attempt.reused]
@@ -116,7 +136,9 @@ def fail(folder: Path) -> TrainSummary:
     raise AssertionError("done already")
 
 
-def test_the_verb_shows_what_would_go_and_refuses_what_is_dangerous(context: Context) -> None:
+def test_the_verb_shows_what_would_go_and_refuses_what_is_dangerous(
+    context: Context,
+) -> None:
     made = whole_campaign(context)
     store = ["--store", context.store.root]
     runner = CliRunner()
@@ -124,7 +146,9 @@ def test_the_verb_shows_what_would_go_and_refuses_what_is_dangerous(context: Con
     assert result.exit_code == 0
     assert "this was a dry run; --delete does it" not in result.stdout
     assert f"run {made.run_id}: one of the last 10 runs" in result.stdout
-    document = json.loads(runner.invoke(app, ["gc", "--delete", "--json", *store]).stdout)
+    document = json.loads(
+        runner.invoke(app, ["gc", "--delete", "--json", *store]).stdout
+    )
     # Its weights have no more than 64 KiB.
     assert document["condemned"] == {"bytes": 0, "objects": 0}
     refused = runner.invoke(app, ["gc", "--delete", "--grace-hours", "0.5", *store])
@@ -159,7 +183,8 @@ def test_processes_that_write_lose_nothing_to_one_that_collects(
     forkserver = multiprocessing.get_context("forkserver")
     processes = [
         forkserver.Process(
-            target=collections.write_alone, args=(uri, environment, str(tmp_path), run_id)
+            target=collections.write_alone,
+            args=(uri, environment, str(tmp_path), run_id),
         )
         for run_id in runs
     ]

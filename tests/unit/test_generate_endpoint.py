@@ -79,12 +79,25 @@ def test_which_parameters_are_sent_is_a_matter_of_the_recipe(
     endpoint.completion = completion_of("5")  # type: ignore[method-assign]
     asked = {
         "max_tokens_parameter": "max_completion_tokens",
-        "parameters": {"temperature": None, "seed": None, "reasoning_effort": "low", "top_p": 0.5},
+        "parameters": {
+            "temperature": None,
+            "seed": None,
+            "reasoning_effort": "low",
+            "top_p": 0.5,
+        },
     }
-    drawn = samples_of(context, ask_endpoint(context, endpoint, prompts=PROMPTS[:2], asked=asked))
+    drawn = samples_of(
+        context, ask_endpoint(context, endpoint, prompts=PROMPTS[:2], asked=asked)
+    )
     assert {one.text for one in drawn.values()} == {"5"}
     for payload in endpoint.payloads:
-        names = {"model", "messages", "max_completion_tokens", "reasoning_effort", "top_p"}
+        names = {
+            "model",
+            "messages",
+            "max_completion_tokens",
+            "reasoning_effort",
+            "top_p",
+        }
         assert set(payload) == names
         assert payload["max_completion_tokens"] == 12
         assert payload["top_p"] == 0.5
@@ -121,7 +134,9 @@ def test_after_the_first_answer_all_that_waited_are_asked_at_once(
 
     endpoint.completion = completion  # type: ignore[method-assign]
     asked = {"timeout_seconds": 60, "max_retries": 0}
-    receipt = ask_endpoint(context, endpoint, plan={"samples_per_prompt": 1}, asked=asked)
+    receipt = ask_endpoint(
+        context, endpoint, plan={"samples_per_prompt": 1}, asked=asked
+    )
     assert len(samples_of(context, receipt)) == len(PROMPTS)
 
 
@@ -155,7 +170,12 @@ def test_no_answer_is_paid_for_twice(context: Context, endpoint: OpenAiApi) -> N
         context,
         engine="openai",
         shards=2,
-        endpoint={"model": MODEL, "concurrency": 4, "timeout_seconds": 0.4, "max_retries": 2},
+        endpoint={
+            "model": MODEL,
+            "concurrency": 4,
+            "timeout_seconds": 0.4,
+            "max_retries": 2,
+        },
     )
     surroundings = dataclasses.replace(context, environment=endpoint.environment)
     parts = [run(GenerateInputs(state, shard), surroundings) for shard in range(2)]
@@ -163,12 +183,16 @@ def test_no_answer_is_paid_for_twice(context: Context, endpoint: OpenAiApi) -> N
     assert endpoint.payloads == []
 
 
-def test_a_damaged_kept_answer_is_asked_for_again(context: Context, endpoint: OpenAiApi) -> None:
+def test_a_damaged_kept_answer_is_asked_for_again(
+    context: Context, endpoint: OpenAiApi
+) -> None:
     expected = samples_of(context, ask_endpoint(context, endpoint, prompts=PROMPTS[:1]))
     first, second, _ = sorted(context.store.list("replay/"))
     kept = json.loads(context.store.get_bytes(first))
     context.store.put_bytes(first, b"{")
-    context.store.put_bytes(second, json.dumps({**kept, "text": "another answer"}).encode())
+    context.store.put_bytes(
+        second, json.dumps({**kept, "text": "another answer"}).encode()
+    )
     endpoint.payloads.clear()
     receipt = ask_endpoint(
         context, endpoint, prompts=PROMPTS[:1], max_new_tokens=12, shards=1, top_k=3

@@ -23,7 +23,9 @@ BUSY = refusal(429, "rate_limit_exceeded", "slow down")
     [BUSY, refusal(500, "oops", "oops"), (503, b"<html>"), "closed", "broken", "slow"],
     ids=str,
 )
-def test_what_passes_is_tried_again(context: Context, endpoint: OpenAiApi, fault: Fault) -> None:
+def test_what_passes_is_tried_again(
+    context: Context, endpoint: OpenAiApi, fault: Fault
+) -> None:
     expected = samples_of(context, ask_endpoint(context, endpoint, prompts=PROMPTS[:2]))
     endpoint.faults = [fault]
     receipt = ask_endpoint(context, endpoint, prompts=PROMPTS[2:4])
@@ -56,7 +58,10 @@ def test_what_does_not_pass_is_to_be_tried_later(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (refusal(401, "invalid_api_key", f"Incorrect API key provided: {KEY}"), "refuses the key"),
+        (
+            refusal(401, "invalid_api_key", f"Incorrect API key provided: {KEY}"),
+            "refuses the key",
+        ),
         (refusal(403, "denied", "not for you"), "refuses the key"),
         (refusal(404, "model_not_found", "no such model"), f"knows no model '{MODEL}'"),
         (refusal(400, "bad", "temperature is\ntoo high"), "refuses the request"),
@@ -83,15 +88,27 @@ def test_what_the_user_must_mend_ends_at_once(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (refusal(400, "content_filter", "filtered due to the prompt"), "refused (content policy)"),
-        (refusal(400, "context_length_exceeded", "at most 4096"), "refused (context length)"),
+        (
+            refusal(400, "content_filter", "filtered due to the prompt"),
+            "refused (content policy)",
+        ),
+        (
+            refusal(400, "context_length_exceeded", "at most 4096"),
+            "refused (context length)",
+        ),
         (
             refusal(400, "invalid_value", "messages[0] holds a zero byte"),
             "refused: Error code: 400",
         ),
         (refusal(500, "oops", "context size exceeded"), "refused (context length)"),
-        ((422, {"detail": "Input is too long for requested model."}), "refused (context length)"),
-        ((200, {"error": {"code": 403, "message": "flagged"}}), "refused (content policy)"),
+        (
+            (422, {"detail": "Input is too long for requested model."}),
+            "refused (context length)",
+        ),
+        (
+            (200, {"error": {"code": 403, "message": "flagged"}}),
+            "refused (content policy)",
+        ),
     ],
     ids=str,
 )
@@ -104,7 +121,9 @@ def test_one_refused_prompt_is_set_aside_with_the_endpoints_words(
         return fault if payload["messages"][-1]["content"] == refused else None
 
     endpoint.fault_of = refuses_one
-    receipt = ask_endpoint(context, endpoint, prompts=PROMPTS[:3], asked={"max_retries": 6})
+    receipt = ask_endpoint(
+        context, endpoint, prompts=PROMPTS[:3], asked={"max_retries": 6}
+    )
     drawn = samples_of(context, receipt)
     assert len(drawn) == 9
     set_aside = [one for one in drawn.values() if one.no_answer]
@@ -119,7 +138,9 @@ def test_one_refused_prompt_is_set_aside_with_the_endpoints_words(
     assert summary.truncated == sum(not one.finished for one in others)
     assert summary.finished_share == sum(one.finished for one in others) / 6
     assert len(endpoint.payloads) == 9, "a refusal is not asked for again"
-    assert len(list(context.store.list("replay/"))) == 6, "a refusal is not kept for ever"
+    assert len(list(context.store.list("replay/"))) == 6, (
+        "a refusal is not kept for ever"
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,11 +156,26 @@ def test_one_refused_prompt_is_set_aside_with_the_endpoints_words(
             "set generate.endpoint.max_tokens_parameter to max_completion_tokens",
         ),
         (
-            refusal(400, "unsupported_value", "'temperature' does not support 0.7 with this model"),
+            refusal(
+                400,
+                "unsupported_value",
+                "'temperature' does not support 0.7 with this model",
+            ),
             "set generate.endpoint.parameters.temperature to null",
         ),
         (
-            (422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "no"}]}),
+            (
+                422,
+                {
+                    "detail": [
+                        {
+                            "type": "extra_forbidden",
+                            "loc": ["body", "seed"],
+                            "msg": "no",
+                        }
+                    ]
+                },
+            ),
             "seed: no); set generate.endpoint.parameters.seed to null",
         ),
         (
@@ -148,7 +184,12 @@ def test_one_refused_prompt_is_set_aside_with_the_endpoints_words(
                 {
                     "object": "error",
                     "message": {
-                        "detail": [{"loc": ["body", "top_p"], "msg": "Input should be less than 1"}]
+                        "detail": [
+                            {
+                                "loc": ["body", "top_p"],
+                                "msg": "Input should be less than 1",
+                            }
+                        ]
                     },
                 },
             ),
@@ -172,7 +213,9 @@ def test_a_wrong_model_or_key_is_named(context: Context, endpoint: OpenAiApi) ->
     with pytest.raises(UserError, match="knows no model 'teacher-2'"):
         ask_endpoint(context, endpoint, model="teacher-2")
     with pytest.raises(UserError, match="refuses the key") as error:
-        ask_endpoint(context, endpoint, environment={"OPENAI_API_KEY": "sk-another-secret"})
+        ask_endpoint(
+            context, endpoint, environment={"OPENAI_API_KEY": "sk-another-secret"}
+        )
     assert "sk-another-secret" not in str(error.value)
     with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
         ask_endpoint(context, endpoint, environment={"OPENAI_API_KEY": ""})
@@ -181,7 +224,9 @@ def test_a_wrong_model_or_key_is_named(context: Context, endpoint: OpenAiApi) ->
 def test_a_name_and_password_in_the_address_are_not_told(
     context: Context, endpoint: OpenAiApi
 ) -> None:
-    address = endpoint.environment["OPENAI_BASE_URL"].replace("http://", "http://me:secret@")
+    address = endpoint.environment["OPENAI_BASE_URL"].replace(
+        "http://", "http://me:secret@"
+    )
     endpoint.always = refusal(404, "none", "none")
     with pytest.raises(UserError) as error:
         ask_endpoint(context, endpoint, environment={"OPENAI_BASE_URL": address})

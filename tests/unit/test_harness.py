@@ -10,7 +10,11 @@ import pytest
 
 from components.contracts.summaries import EvaluateSummary
 from components.errors import UserError
-from components.evaluate.harness import digest_of_folder, read_tasks, require_known_metrics
+from components.evaluate.harness import (
+    digest_of_folder,
+    read_tasks,
+    require_known_metrics,
+)
 from components.evaluate.task_patterns import bounded_patterns
 from components.evaluate.task_templates import bounded_templates
 from components.runtime.context import Context
@@ -30,7 +34,9 @@ doc_to_target: label
 target_delimiter: ""
 metric_list: [{metric: acc}]
 """
-QUESTIONS = [{"question": f"{number:02d}=", "label": number % 2} for number in range(12)]
+QUESTIONS = [
+    {"question": f"{number:02d}=", "label": number % 2} for number in range(12)
+]
 
 
 @pytest.fixture
@@ -55,10 +61,14 @@ def test_a_local_task_is_run_on_the_candidate_and_its_numbers_are_in_the_receipt
     receipt = evaluate(context, start, first)
     found = read_summary(receipt, EvaluateSummary).harness["parity"]
     assert 0.0 <= found["acc"] <= 1.0
-    assert found["acc"] * len(QUESTIONS) == pytest.approx(round(found["acc"] * len(QUESTIONS)))
+    assert found["acc"] * len(QUESTIONS) == pytest.approx(
+        round(found["acc"] * len(QUESTIONS))
+    )
     # A receipt that exists is used again; an edited task is new work.
     assert evaluate(context, start, first).ref == receipt.ref
-    (folder / "data" / "parity.jsonl").write_text(json.dumps(QUESTIONS[0] | {"label": 1}) + "\n")
+    (folder / "data" / "parity.jsonl").write_text(
+        json.dumps(QUESTIONS[0] | {"label": 1}) + "\n"
+    )
     assert evaluate(context, start, first).ref != receipt.ref
     state = decided(
         context,
@@ -78,7 +88,12 @@ def test_without_the_setting_it_is_not_run(context: Context) -> None:
         validation=[question(1)],
         test=[question(2)],
     )
-    assert read_summary(evaluate(context, start, model(context, 0)), EvaluateSummary).harness == {}
+    assert (
+        read_summary(
+            evaluate(context, start, model(context, 0)), EvaluateSummary
+        ).harness
+        == {}
+    )
 
 
 def refusal(folder: Path, *names: str) -> str:
@@ -101,10 +116,16 @@ def test_tasks_that_would_run_code_or_need_a_network_are_refused(folder: Path) -
         ),
         (("dataset_path: json", "dataset_path: someone/parity"), "without a network"),
         (("task: parity", "task: parity\ninclude: /etc/passwd"), "without a network"),
-        (("task: parity", "task: parity\nuse_prompt: evil.yaml:a"), "without a network"),
+        (
+            ("task: parity", "task: parity\nuse_prompt: evil.yaml:a"),
+            "without a network",
+        ),
         (("data/parity.jsonl", "../../secret.jsonl"), "which is no file in"),
         (
-            ("dataset_kwargs: {data_files: {test: data/parity.jsonl}}", "dataset_kwargs: {}"),
+            (
+                "dataset_kwargs: {data_files: {test: data/parity.jsonl}}",
+                "dataset_kwargs: {}",
+            ),
             "data_files",
         ),
     ):
@@ -147,7 +168,10 @@ def test_a_template_of_a_task_runs_no_code_and_takes_only_so_much(
         assert utils.apply_template("{{question}}= {{row[0]}}\n", row) == "000= 1\n"
         with pytest.raises(UserError, match=words):
             utils.apply_template(template.replace("PLACE", repr(str(place))), row)
-        assert utils.apply_template("{{question|regex_replace('0', '1', 2)}}", row) == "110"
+        assert (
+            utils.apply_template("{{question|regex_replace('0', '1', 2)}}", row)
+            == "110"
+        )
     assert not place.exists()
     assert utils.apply_template("{{question}}", row) == "000"
 
@@ -165,10 +189,14 @@ def test_a_pattern_of_a_task_finds_what_python_finds_and_takes_only_so_long() ->
         {"regex_pattern": r"(?<=: )\w"},
     ]
     for one in settings:
-        plain = [kind(**one).apply(answers, rows) for kind in (RegexFilter, MultiChoiceRegexFilter)]
+        plain = [
+            kind(**one).apply(answers, rows)
+            for kind in (RegexFilter, MultiChoiceRegexFilter)
+        ]
         with bounded_patterns():
             assert plain == [
-                kind(**one).apply(answers, rows) for kind in (RegexFilter, MultiChoiceRegexFilter)
+                kind(**one).apply(answers, rows)
+                for kind in (RegexFilter, MultiChoiceRegexFilter)
             ]
     endless = "(a|a)+b"
     with bounded_patterns():
@@ -185,7 +213,11 @@ def test_a_pattern_of_a_task_finds_what_python_finds_and_takes_only_so_long() ->
 
 def test_metrics_that_are_scripts_are_refused() -> None:
     require_known_metrics([{"task": "parity", "metric_list": [{"metric": "acc"}]}])
-    for metric in ({"metric": "/tasks/evil"}, {"metric": "acc", "hf_evaluate": True}, "acc"):
+    for metric in (
+        {"metric": "/tasks/evil"},
+        {"metric": "acc", "hf_evaluate": True},
+        "acc",
+    ):
         with pytest.raises(UserError, match="scripts that would be run"):
             require_known_metrics([{"task": "parity", "metric_list": [metric]}])
 

@@ -46,13 +46,20 @@ def champion_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]
     model, codec = tiny_model("llama", max_length=32)
     answers = {one.text: reference_answer(one) for one in SUMS}
     pairs = [(hinted(one, TEMPLATE).text, one.text + answers[one.text]) for one in SUMS]
-    pairs += [(one.text, one.text + (answers[one.text] if one in EASY else "9")) for one in SUMS]
+    pairs += [
+        (one.text, one.text + (answers[one.text] if one in EASY else "9"))
+        for one in SUMS
+    ]
     encoded = [codec.row_ids(prompt, completion) for prompt, completion in pairs]
     length = max(len(row) for row, _ in encoded)
-    ids = torch.tensor([row + [codec.pad_id] * (length - len(row)) for row, _ in encoded])
+    ids = torch.tensor(
+        [row + [codec.pad_id] * (length - len(row)) for row, _ in encoded]
+    )
     places = torch.arange(length)
     # What follows a row is seen by none of its tokens and bears no loss.
-    taught = torch.stack([(places >= masked) & (places < len(row)) for row, masked in encoded])
+    taught = torch.stack(
+        [(places >= masked) & (places < len(row)) for row, masked in encoded]
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
     model.train()
     for _ in range(100):
@@ -67,21 +74,27 @@ def test_prompts_the_model_never_answers_teach_in_the_next_round_without_the_hin
     context: Context, champion_files: dict[str, bytes]
 ) -> None:
     champion = store(context, "train", champion_files, {"round": 0})
-    state = begun(context, SUMS, champion=champion, hints={"template": TEMPLATE}, shards=2)
+    state = begun(
+        context, SUMS, champion=champion, hints={"template": TEMPLATE}, shards=2
+    )
     selections: list[Receipt] = []
     for _ in range(2):
         uri = after(context, state, *selections)
-        shards = tuple(generate(GenerateInputs(uri, shard), context) for shard in range(2))
+        shards = tuple(
+            generate(GenerateInputs(uri, shard), context) for shard in range(2)
+        )
         selections.append(select(SelectInputs(uri, shards), context))
     first, second = selections
     hard = {one.id: one for one in HARD}
-    assert {row.prompt_id for row in rows(context, first, "too_hard.jsonl", HardPrompt)} == set(
-        hard
-    )
+    assert {
+        row.prompt_id for row in rows(context, first, "too_hard.jsonl", HardPrompt)
+    } == set(hard)
     assert summary_of(first).too_hard == HintPool(found=12, answered=0, waiting=12)
     assert hinted_counts(first).generated == 0
     helped = [
-        row for row in rows(context, second, "accepted.jsonl") if row.provenance.get("hinted")
+        row
+        for row in rows(context, second, "accepted.jsonl")
+        if row.provenance.get("hinted")
     ]
     assert {row.provenance["prompt_id"] for row in helped} == set(hard), (
         "every hard prompt has its row"
@@ -103,7 +116,9 @@ def test_prompts_the_model_never_answers_teach_in_the_next_round_without_the_hin
     assert hinted_counts(second).prompts_accepted == 12
     assert summary_of(second).too_hard == HintPool(found=12, answered=12, waiting=0)
     # Without a hint it is as wrong as before, and that is what the round tells of the model.
-    assert summary_of(second).prompts_accepted == summary_of(first).prompts_accepted == 13
+    assert (
+        summary_of(second).prompts_accepted == summary_of(first).prompts_accepted == 13
+    )
     assert summary_of(second).acceptance == summary_of(first).acceptance
 
 
@@ -129,11 +144,17 @@ def test_hints_change_no_other_sample_and_no_division_changes_any(
             generate(GenerateInputs(after(context, state, pool), one), context)
             for one in range(shards)
         ]
-        names = ("samples.jsonl", "hinted_samples.jsonl") if hints else ("samples.jsonl",)
+        names = (
+            ("samples.jsonl", "hinted_samples.jsonl") if hints else ("samples.jsonl",)
+        )
         drawn.append(
             [
                 sorted(
-                    (one for receipt in receipts for one in rows(context, receipt, name, Sample)),
+                    (
+                        one
+                        for receipt in receipts
+                        for one in rows(context, receipt, name, Sample)
+                    ),
                     key=lambda one: (one.prompt_id, one.index),
                 )
                 for name in names
@@ -161,12 +182,17 @@ def test_every_peer_is_shown_its_share_of_the_hints(
     )
     for wanted in (1, 2):
         section = {"template": TEMPLATE, "samples_per_prompt": wanted}
-        state = begun(context, SUMS, champion=champion, hints=section, samples=3, peers=2)
+        state = begun(
+            context, SUMS, champion=champion, hints=section, samples=3, peers=2
+        )
         shard = generate(GenerateInputs(after(context, state, pool), 0), context)
         right = Counter(
             (
                 one.index,
-                verify(next(sum_of for sum_of in HARD if sum_of.id == one.prompt_id), one.text),
+                verify(
+                    next(sum_of for sum_of in HARD if sum_of.id == one.prompt_id),
+                    one.text,
+                ),
             )
             for one in rows(context, shard, "hinted_samples.jsonl", Sample)
         )
@@ -198,7 +224,9 @@ def test_without_hints_a_round_is_addressed_and_written_as_ever(
     assert "hint" not in receipt.config
     assert read_summary(shard, GenerateSummary).hinted is None
     assert (summary_of(receipt).hinted, summary_of(receipt).too_hard) == (None, None)
-    assert not any("hinted" in row.row for row in rows(context, receipt, "dropped.jsonl", Dropped))
+    assert not any(
+        "hinted" in row.row for row in rows(context, receipt, "dropped.jsonl", Dropped)
+    )
 
 
 # Another engine, and a shard that is cut short
@@ -211,7 +239,9 @@ class Solver(OpenAiApi):
         done = super().completion(payload)
         text = payload["messages"][-1]["content"]
         prompt, _, hint = text.removesuffix(")").partition("(")
-        sum_of = next(str(one.reference["answer"]) for one in SUMS if one.text == prompt)
+        sum_of = next(
+            str(one.reference["answer"]) for one in SUMS if one.text == prompt
+        )
         answer = hint or (sum_of if int(sum_of) % 2 == 0 else "9")
         done["choices"][0] |= {
             "finish_reason": "stop",
@@ -242,7 +272,9 @@ def test_an_endpoint_is_shown_hints_too_and_a_shard_goes_on_after_its_last_hinte
         endpoint=asked,
         samples=1,
     )
-    first = select(SelectInputs(state, (generate(GenerateInputs(state, 0), context),)), context)
+    first = select(
+        SelectInputs(state, (generate(GenerateInputs(state, 0), context),)), context
+    )
     uri = after(context, state, first)
     solver.answers_left = 25 + 4
     with pytest.raises(Transient):

@@ -23,7 +23,12 @@ from tests.unit.selecting import summary_of
 
 
 def selected(
-    context: Context, texts: Said, helped: Said, *, before: Sequence[Receipt] = (), **settings: Any
+    context: Context,
+    texts: Said,
+    helped: Said,
+    *,
+    before: Sequence[Receipt] = (),
+    **settings: Any,
 ) -> Receipt:
     """One round of selection; a template of words by default."""
     options: dict[str, Any] = {"hints": {}, **settings}
@@ -39,17 +44,25 @@ def selected(
 
 
 TEXTS: Said = [
-    *((one, [f"{one.text}{reference_answer(one)}", "so it is 9", "none"]) for one in EASY),
+    *(
+        (one, [f"{one.text}{reference_answer(one)}", "so it is 9", "none"])
+        for one in EASY
+    ),
     *((one, ["it is 9", "9", "well, 9"]) for one in HARD),
 ]
 HELPED: Said = [
-    (HARD[0], ["one and none make 1", "Hint for a derivation: it is 1", "it comes to 2"]),
+    (
+        HARD[0],
+        ["one and none make 1", "Hint for a derivation: it is 1", "it comes to 2"],
+    ),
     (HARD[1], ["3", "The answer is 3.", "$\\boxed{3}$"]),
     (HARD[2], ["no idea: 7", ""]),
 ]
 
 
-def test_hinted_samples_are_counted_apart_and_count_for_nothing_else(context: Context) -> None:
+def test_hinted_samples_are_counted_apart_and_count_for_nothing_else(
+    context: Context,
+) -> None:
     audit = [ask(f"{n}+90=", str(n + 90)) for n in range(30)]
     texts = [*TEXTS, *((one, [reference_answer(one), "0", "1"]) for one in audit)]
     common: dict[str, Any] = {
@@ -65,12 +78,22 @@ def test_hinted_samples_are_counted_apart_and_count_for_nothing_else(context: Co
     without = selected(context, texts, [], **{**common, "hints": None})
     # The bias is that of the rows, whoever wrote them.
     apart = {"hinted", "too_hard", "self_rows", "bias", "filters", "shards"}
-    assert summary_of(receipt).model_dump(exclude=apart) == summary_of(without).model_dump(
-        exclude=apart
-    )
+    assert summary_of(receipt).model_dump(exclude=apart) == summary_of(
+        without
+    ).model_dump(exclude=apart)
     counts = hinted_counts(receipt)
-    assert counts.dropped == {"empty": 1, "leaked_hint": 1, "parroted_hint": 3, "verifier": 2}
-    assert (counts.prompts, counts.generated, counts.accepted, counts.prompts_accepted) == (
+    assert counts.dropped == {
+        "empty": 1,
+        "leaked_hint": 1,
+        "parroted_hint": 3,
+        "verifier": 2,
+    }
+    assert (
+        counts.prompts,
+        counts.generated,
+        counts.accepted,
+        counts.prompts_accepted,
+    ) == (
         3,
         8,
         1,
@@ -86,7 +109,9 @@ def test_hinted_samples_are_counted_apart_and_count_for_nothing_else(context: Co
     [row] = [row for row in accepted if row.provenance.get("hinted")]
     assert row.completion == "one and none make 1"
     assert row.weight > 0
-    hard = {one.prompt_id for one in rows(context, receipt, "too_hard.jsonl", HardPrompt)}
+    hard = {
+        one.prompt_id for one in rows(context, receipt, "too_hard.jsonl", HardPrompt)
+    }
     assert hard == {one.id for one in HARD[1:]}, (
         "but no prompt of the audit, and not the one that was answered"
     )
@@ -100,9 +125,14 @@ def test_hinted_samples_are_counted_apart_and_count_for_nothing_else(context: Co
 def test_an_exact_answer_to_a_hint_is_no_parrot_where_nothing_else_is_right(
     context: Context,
 ) -> None:
-    word, plain = ask_exactly("capital of France", "Paris"), ask_exactly("capital of Peru", "Lima")
+    word, plain = (
+        ask_exactly("capital of France", "Paris"),
+        ask_exactly("capital of Peru", "Lima"),
+    )
     receipt = selected(
-        context, [(word, ["Rome"]), (plain, ["Lima"])], [(word, ["Paris", "Paris it is"])]
+        context,
+        [(word, ["Rome"]), (plain, ["Lima"])],
+        [(word, ["Paris", "Paris it is"])],
     )
     assert hinted_counts(receipt).dropped == {"verifier": 1}
     assert hinted_counts(receipt).accepted == 1
@@ -117,9 +147,13 @@ def test_a_prompt_waits_until_it_is_answered_and_those_hinted_in_vain_wait_behin
         return [(EASY[0], ["0+0=0"]), *((prompt, ["9", "9"]) for prompt in prompts)]
 
     first = selected(context, wrong(one, two, three, five), [])
-    second = selected(context, wrong(four), [(one, ["0+1=1", "9"]), (two, ["8"])], before=[first])
+    second = selected(
+        context, wrong(four), [(one, ["0+1=1", "9"]), (two, ["8"])], before=[first]
+    )
     right = (three, ["9", f"it is {reference_answer(three)}"])
-    third = selected(context, [*wrong(one), right], [(four, ["8"])], before=[first, second])
+    third = selected(
+        context, [*wrong(one), right], [(four, ["8"])], before=[first, second]
+    )
     pools = [
         [
             (row.prompt_id, row.round, row.hints)
@@ -128,20 +162,27 @@ def test_a_prompt_waits_until_it_is_answered_and_those_hinted_in_vain_wait_behin
         for receipt in (first, second, third)
     ]
     assert pools[0] == [
-        (identity, 1, 0) for identity in sorted(prompt.id for prompt in (one, two, three, five))
+        (identity, 1, 0)
+        for identity in sorted(prompt.id for prompt in (one, two, three, five))
     ]
     others = [(identity, 1, 0) for identity in sorted((three.id, five.id))]
     assert pools[1] == [(four.id, 2, 0), *others, (two.id, 1, 1)]
-    assert pools[2] == [(one.id, 3, 0), (five.id, 1, 0), (four.id, 2, 1), (two.id, 1, 1)], (
-        "asked again, too hard again"
-    )
+    assert pools[2] == [
+        (one.id, 3, 0),
+        (five.id, 1, 0),
+        (four.id, 2, 1),
+        (two.id, 1, 1),
+    ], "asked again, too hard again"
     for receipt in (second, third):
         assert summary_of(receipt).too_hard == HintPool(found=1, answered=1, waiting=4)
 
 
 def test_what_has_no_answer_or_is_evaluated_on_gets_no_hint(context: Context) -> None:
     pattern = Prompt(
-        id=prompt_id("say x"), text="say x", verifier="regex", reference={"answer": "x+"}
+        id=prompt_id("say x"),
+        text="say x",
+        verifier="regex",
+        reference={"answer": "x+"},
     )
     mute = Prompt(id=prompt_id("why"), text="why", verifier="numeric")
     leaked = ask("leaked 1+1=", "2")
@@ -151,9 +192,9 @@ def test_what_has_no_answer_or_is_evaluated_on_gets_no_hint(context: Context) ->
         (pattern, ["y"]),
     ]
     receipt = selected(context, texts, [], validation=[leaked])
-    assert [row.prompt_id for row in rows(context, receipt, "too_hard.jsonl", HardPrompt)] == [
-        HARD[0].id
-    ]
+    assert [
+        row.prompt_id for row in rows(context, receipt, "too_hard.jsonl", HardPrompt)
+    ] == [HARD[0].id]
 
 
 def test_answers_with_and_without_a_hint_are_known_to_be_the_same_in_any_block(
@@ -163,11 +204,14 @@ def test_answers_with_and_without_a_hint_are_known_to_be_the_same_in_any_block(
     right = [(one, reference_answer(one)) for one in prompts]
     # Three rows that pass, of each prompt: a block is full after one's two without a hint.
     texts: Said = [
-        (one, [f"it must be {answer}", f"one more is {answer}"]) for one, answer in right
+        (one, [f"it must be {answer}", f"one more is {answer}"])
+        for one, answer in right
     ]
     helped: Said = [(one, [f"it must be {answer}"]) for one, answer in right]
     receipt = selected(context, texts, helped, select={"minhash_threshold": 1.0})
-    said = Counter((row.prompt, row.completion) for row in rows(context, receipt, "accepted.jsonl"))
+    said = Counter(
+        (row.prompt, row.completion) for row in rows(context, receipt, "accepted.jsonl")
+    )
     assert set(said.values()) == {1}
     assert hinted_counts(receipt).dropped == {"duplicate": len(prompts)}
     assert summary_of(receipt).accepted == len(said) == 2 * len(prompts)

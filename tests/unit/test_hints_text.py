@@ -18,16 +18,26 @@ from tests.unit.hinted import TEMPLATE, ask
 def test_what_gives_a_hint_away_is_its_own_words() -> None:
     assert own_words("{prompt}\n(Hint: {answer})") == ["hint", ")"]
     assert own_words(TEMPLATE) == ["(", ")"]
-    assert own_words("Knowing that it is {answer}, {prompt}") == ["knowing that it is", ","]
+    assert own_words("Knowing that it is {answer}, {prompt}") == [
+        "knowing that it is",
+        ",",
+    ]
     assert "a derivation it comes" in own_words(Hints().template)
 
 
 def test_hints_need_a_verifier_and_a_template_with_both_places() -> None:
-    with pytest.raises(UserError, match=r"generate.hints needs `select.verifier: true`"):
+    with pytest.raises(
+        UserError, match=r"generate.hints needs `select.verifier: true`"
+    ):
         recipe_of(generate={"hints": {}}, select={"verifier": False})
-    for template in ("{prompt}", "the answer is {answer}", "{prompt} {answer} {answer}"):
+    for template in (
+        "{prompt}",
+        "the answer is {answer}",
+        "{prompt} {answer} {answer}",
+    ):
         with pytest.raises(
-            UserError, match=r"generate.hints.template: must hold \{(prompt|answer)\} once"
+            UserError,
+            match=r"generate.hints.template: must hold \{(prompt|answer)\} once",
         ):
             recipe_of(generate={"hints": {"template": template}})
     assert SelectSection().verifier
@@ -35,7 +45,10 @@ def test_hints_need_a_verifier_and_a_template_with_both_places() -> None:
 
 def test_a_hint_is_put_together_from_text_alone() -> None:
     odd = ask_exactly("what is {answer}? {0.__class__}", "{prompt}")
-    assert hinted(odd, "{answer}: {prompt}").text == "{prompt}: what is {answer}? {0.__class__}"
+    assert (
+        hinted(odd, "{answer}: {prompt}").text
+        == "{prompt}: what is {answer}? {0.__class__}"
+    )
     assert hinted(odd, TEMPLATE).id == odd.id
 
 
@@ -48,11 +61,21 @@ def test_a_hint_is_put_together_from_text_alone() -> None:
         (ask("2+2=", "so the answer is $1,200."), "1200"),
         (ask("x", "none"), ""),
         (
-            Prompt(id="a", text="x", verifier="choice", reference={"answer": "so #### (B) a cart"}),
+            Prompt(
+                id="a",
+                text="x",
+                verifier="choice",
+                reference={"answer": "so #### (B) a cart"},
+            ),
             "(B) a cart",
         ),
         (
-            Prompt(id="a", text="x", verifier="math", reference={"answer": "thus \\boxed{x^2}"}),
+            Prompt(
+                id="a",
+                text="x",
+                verifier="math",
+                reference={"answer": "thus \\boxed{x^2}"},
+            ),
             "x^2",
         ),
         (Prompt(id="a", text="4711=", verifier="task/reverse"), "1174"),
@@ -70,5 +93,7 @@ def test_a_hint_is_put_together_from_text_alone() -> None:
         (ask("0*1=", "0"), "0"),
     ],
 )
-def test_the_answer_of_a_hint_is_the_one_the_verifier_holds(prompt: Prompt, answer: str) -> None:
+def test_the_answer_of_a_hint_is_the_one_the_verifier_holds(
+    prompt: Prompt, answer: str
+) -> None:
     assert reference_answer(prompt) == answer

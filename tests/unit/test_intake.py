@@ -34,14 +34,22 @@ BATCH = {
 }
 RESPONSES = {
     "request": {
-        "input": [{"role": "user", "content": [{"type": "input_text", "text": "Where is Kyoto?"}]}]
+        "input": [
+            {
+                "role": "user",
+                "content": [{"type": "input_text", "text": "Where is Kyoto?"}],
+            }
+        ]
     },
     "response": {
         "id": "resp_1",
         "status": "completed",
         "output": [
             {"type": "reasoning", "summary": []},
-            {"type": "message", "content": [{"type": "output_text", "text": "In Japan."}]},
+            {
+                "type": "message",
+                "content": [{"type": "output_text", "text": "In Japan."}],
+            },
         ],
     },
 }
@@ -82,12 +90,17 @@ def choice(**changes: Any) -> dict[str, Any]:
         (choice(finish_reason="content_filter"), "refused"),
         (choice(message={"role": "assistant", "refusal": "I cannot."}), "refused"),
         (choice(message={"role": "assistant", "content": None}), "no_answer"),
-        ({**OPENAI, "response": {"choices": CHOICES["choices"] * 2}}, "several_answers"),
+        (
+            {**OPENAI, "response": {"choices": CHOICES["choices"] * 2}},
+            "several_answers",
+        ),
         ({**RESPONSES, "response": {"status": "incomplete", "output": []}}, "cut_off"),
         ({"messages": [*ASKED, SAID, *ASKED]}, "no_answer"),
     ],
 )
-def test_an_answer_that_could_teach_errors_is_none(row: dict[str, Any], flaw: str) -> None:
+def test_an_answer_that_could_teach_errors_is_none(
+    row: dict[str, Any], flaw: str
+) -> None:
     found = exchange_of(row)
     assert (found.answer, found.flaw) == (None, flaw)
     assert found.prompt_turns[-1] == ASKED[0]
@@ -106,10 +119,16 @@ def test_an_answer_that_could_teach_errors_is_none(row: dict[str, Any], flaw: st
             },
             "failed",
         ),
-        ({"custom_id": "q", "response": {"status_code": 200, "body": CHOICES}}, "no_request"),
+        (
+            {"custom_id": "q", "response": {"status_code": 200, "body": CHOICES}},
+            "no_request",
+        ),
         ({"level": "INFO", "event": "started"}, "no_request"),
         ({"messages": [{"role": "system", "content": "Be brief."}]}, "empty"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "wrong_type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "wrong_type",
+        ),
         ([1], "wrong_type"),
     ],
 )
@@ -127,13 +146,26 @@ def test_what_is_no_exchange_is_dropped_with_the_reason(row: Any, reason: str) -
         ({"rating": 1}, True),
         ({"rating": -1}, False),
         ({"rating": 4}, None),
-        ({"scores": [{"name": "user", "value": 1}, {"name": "judge", "value": True}]}, True),
-        ({"scores": [{"name": "user", "value": 1}, {"name": "judge", "value": 0}]}, None),
+        (
+            {
+                "scores": [
+                    {"name": "user", "value": 1},
+                    {"name": "judge", "value": True},
+                ]
+            },
+            True,
+        ),
+        (
+            {"scores": [{"name": "user", "value": 1}, {"name": "judge", "value": 0}]},
+            None,
+        ),
         ({"feedback": "so-so"}, None),
         ({}, None),
     ],
 )
-def test_feedback_says_good_or_bad_or_nothing(row: dict[str, Any], is_good: bool | None) -> None:
+def test_feedback_says_good_or_bad_or_nothing(
+    row: dict[str, Any], is_good: bool | None
+) -> None:
     assert Scale().read(row).is_good is is_good
 
 
@@ -148,7 +180,9 @@ def test_marks_are_read_by_the_scale_that_is_named() -> None:
         False,
     ]
     assert Scale().read({"rating": 3}).flaw == "unclear_feedback"
-    assert Scale().read({"feedback": {"score": 1, "correction": "In Kansai."}}).correction
+    assert (
+        Scale().read({"feedback": {"score": 1, "correction": "In Kansai."}}).correction
+    )
 
 
 PERSONAL = {
@@ -169,7 +203,8 @@ PERSONAL = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"), [(kind, text) for kind, texts in PERSONAL.items() for text in texts]
+    ("kind", "text"),
+    [(kind, text) for kind, texts in PERSONAL.items() for text in texts],
 )
 def test_what_looks_personal_is_replaced_by_its_kind(kind: str, text: str) -> None:
     redaction = Redaction()
@@ -212,7 +247,10 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_log_becomes_sources_that_prepare_reads(tmp_path: Path) -> None:
-    history = [*asked("Is it far?")["messages"], {"role": "user", "content": "How far, a@b.org?"}]
+    history = [
+        *asked("Is it far?")["messages"],
+        {"role": "user", "content": "How far, a@b.org?"},
+    ]
     evaluation = tmp_path / "evaluation.jsonl"
     evaluation.write_text(
         '{"prompt": "Which river flows through Basel in Switzerland?", "completion": "Rhine"}\n'
@@ -232,7 +270,9 @@ def test_a_log_becomes_sources_that_prepare_reads(tmp_path: Path) -> None:
     later = tmp_path / "feedback.jsonl"
     later.write_text('{"id": "6", "thumbs": "up"}\n{"id": "unknown", "thumbs": "up"}\n')
     folder = tmp_path / "taken in"
-    outcome = call(path, "-o", folder, "--feedback", later, "--against", evaluation, "--json")
+    outcome = call(
+        path, "-o", folder, "--feedback", later, "--against", evaluation, "--json"
+    )
     assert outcome.exit_code == 0, outcome.output
     told = json.loads(outcome.stdout)
     assert (told["rows"], told["labelled"], told["unlabelled"]) == (9, 3, 1)
@@ -242,18 +282,27 @@ def test_a_log_becomes_sources_that_prepare_reads(tmp_path: Path) -> None:
         "no_request": 1,
         "labelled_too": 2,
     }
-    assert told["answers_dropped"] == {"called_bad": 1, "no_answer": 1, "no_feedback": 1}
+    assert told["answers_dropped"] == {
+        "called_bad": 1,
+        "no_answer": 1,
+        "no_feedback": 1,
+    }
     assert (told["multi_turn"], told["feedback_without_request"]) == (1, 1)
-    assert [row["messages"][-1]["content"] for row in rows_of(folder / "labelled.jsonl")] == [
+    assert [
+        row["messages"][-1]["content"] for row in rows_of(folder / "labelled.jsonl")
+    ] == [
         "Yes.",
         "No, ask [EMAIL].",
         "In Japan.",
     ]
     assert "a@b.org" not in "".join(one.read_text() for one in folder.iterdir())
-    taught = list(read_source(folder / "labelled.jsonl", DataSource(uri="labelled.jsonl")))
+    taught = list(
+        read_source(folder / "labelled.jsonl", DataSource(uri="labelled.jsonl"))
+    )
     open_prompts = list(
         read_source(
-            folder / "unlabelled.jsonl", DataSource(uri="unlabelled.jsonl", split="unlabelled")
+            folder / "unlabelled.jsonl",
+            DataSource(uri="unlabelled.jsonl", split="unlabelled"),
         )
     )
     assert all(isinstance(one, Example) for one in taught + open_prompts)
@@ -280,7 +329,9 @@ def test_people_are_told_what_to_write_into_the_recipe(tmp_path: Path) -> None:
         assert words in outcome.stdout
 
 
-def test_a_function_of_ones_own_removes_names_before_the_patterns(tmp_path: Path) -> None:
+def test_a_function_of_ones_own_removes_names_before_the_patterns(
+    tmp_path: Path,
+) -> None:
     code = tmp_path / "mine.py"
     code.write_text("def redact(text):\n    return text.replace('Anna', '[NAME]')\n")
     path = log(tmp_path, asked("Ask Anna (a@b.org)?", feedback="up"))
@@ -294,7 +345,11 @@ def test_a_function_of_ones_own_removes_names_before_the_patterns(tmp_path: Path
 @pytest.mark.parametrize(
     ("rows", "options", "words"),
     [
-        ([{"event": "x"}], (), "nothing to take in of 1 rows, most often (1): no_request"),
+        (
+            [{"event": "x"}],
+            (),
+            "nothing to take in of 1 rows, most often (1): no_request",
+        ),
         ([asked("Why?")], ("--redact", "none.py"), "give a file and a function"),
         ([asked("Why?")], ("--redact", "none.py:redact"), "there is no file "),
         ([asked("Why?")], ("--feedback", "LOG"), "names no request"),
@@ -326,7 +381,9 @@ def test_a_function_of_ones_own_that_cannot_be_imported_costs_one_line(
 ) -> None:
     (tmp_path / "mine.py").write_text(code + "\n")
     path = log(tmp_path, asked("Why?", feedback="up"))
-    outcome = call(path, "-o", tmp_path / "new", "--redact", f"{tmp_path / 'mine.py'}:redact")
+    outcome = call(
+        path, "-o", tmp_path / "new", "--redact", f"{tmp_path / 'mine.py'}:redact"
+    )
     assert outcome.exit_code == 2
     assert words in " ".join(outcome.stderr.split())
     assert not (tmp_path / "new").exists()

@@ -39,7 +39,9 @@ def test_a_function_of_ones_own_that_fails_costs_one_line_with_the_row(
     assert said.partition(": ")[2].startswith(f"--redact {code}:redact "), said
     assert RAISING[body] in outcome.stderr
     assert outcome.stderr.endswith("; nothing was written\n")
-    assert sorted(one.name for one in tmp_path.iterdir() if one.name != "__pycache__") == [
+    assert sorted(
+        one.name for one in tmp_path.iterdir() if one.name != "__pycache__"
+    ) == [
         "log.jsonl",
         "mine.py",
     ]
@@ -52,7 +54,10 @@ def test_a_function_of_ones_own_that_fails_costs_one_line_with_the_row(
         ("raise SystemExit(0)", "SystemExit in line 1: 0"),
         ("open('/nowhere/names.txt')", "FileNotFoundError in line 1"),
         ("def redact(): return ''", "TypeError: redact() takes 0 positional arguments"),
-        ("def redact(text, names): return ''", "TypeError: redact() missing 1 required"),
+        (
+            "def redact(text, names): return ''",
+            "TypeError: redact() missing 1 required",
+        ),
         ("async def redact(text): return text", "returned coroutine, not a text"),
     ],
 )
@@ -61,8 +66,13 @@ def test_a_file_of_ones_own_that_does_not_fit_costs_one_line(
 ) -> None:
     (tmp_path / "mine.py").write_text(code + "\n")
     path = log(tmp_path, asked("Why?", feedback="up"))
-    outcome = call(path, "-o", tmp_path / "new", "--redact", f"{tmp_path / 'mine.py'}:redact")
-    assert (outcome.exit_code, words in " ".join(outcome.stderr.split())) == (2, True), outcome
+    outcome = call(
+        path, "-o", tmp_path / "new", "--redact", f"{tmp_path / 'mine.py'}:redact"
+    )
+    assert (outcome.exit_code, words in " ".join(outcome.stderr.split())) == (
+        2,
+        True,
+    ), outcome
     assert not (tmp_path / "new").exists()
 
 
@@ -72,8 +82,16 @@ def test_whatever_text_a_function_of_ones_own_returns_can_be_written(
 ) -> None:
     (tmp_path / "mine.py").write_text(f"def redact(text): return {returned}\n")
     path = log(tmp_path, asked("Why?", feedback="up"))
-    outcome = call(path, "-o", tmp_path / "new", "--redact", f"{tmp_path / 'mine.py'}:redact")
-    assert outcome.exception is None or isinstance(outcome.exception, SystemExit), outcome
+    outcome = call(
+        path, "-o", tmp_path / "new", "--redact", f"{tmp_path / 'mine.py'}:redact"
+    )
+    assert outcome.exception is None or isinstance(outcome.exception, SystemExit), (
+        outcome
+    )
     assert outcome.exit_code in (0, 2)
-    names = {one.name for one in tmp_path.iterdir()} - {"__pycache__", "log.jsonl", "mine.py"}
+    names = {one.name for one in tmp_path.iterdir()} - {
+        "__pycache__",
+        "log.jsonl",
+        "mine.py",
+    }
     assert names <= {"new"}

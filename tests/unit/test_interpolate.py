@@ -9,7 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.modeling.likelihood import CompletionLoss, EncodedRow, collate, mean_loss
+from components.modeling.likelihood import (
+    CompletionLoss,
+    EncodedRow,
+    collate,
+    mean_loss,
+)
 from components.train.process.interpolate import choose_share, interpolate
 from tests.unit.tiny import tiny_model
 
@@ -19,7 +24,8 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 def test_of_weights_tuned_too_far_those_on_the_way_are_chosen() -> None:
     model, codec = tiny_model("llama", seed=1)
     rows = [
-        EncodedRow(*codec.row_ids(f"{text}=", text[::-1])) for text in ("12", "345", "6789", "01")
+        EncodedRow(*codec.row_ids(f"{text}=", text[::-1]))
+        for text in ("12", "345", "6789", "01")
     ]
     loss = CompletionLoss(model)
 
@@ -30,14 +36,18 @@ def test_of_weights_tuned_too_far_those_on_the_way_are_chosen() -> None:
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
     from_training = loss_of(base)
-    batch_loss = loss(collate(rows, codec.pad_id)) / sum(row.num_targets for row in rows)
+    batch_loss = loss(collate(rows, codec.pad_id)) / sum(
+        row.num_targets for row in rows
+    )
     batch_loss.backward()
     optimizer.step()
     tuned = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     chosen = choose_share(base, tuned, loss_of)
     expected = {
-        share: loss_of({name: (1 - share) * base[name] + share * tuned[name] for name in base})
+        share: loss_of(
+            {name: (1 - share) * base[name] + share * tuned[name] for name in base}
+        )
         for share in SHARES
     }
     assert chosen.losses == pytest.approx(expected)
@@ -48,7 +58,9 @@ def test_of_weights_tuned_too_far_those_on_the_way_are_chosen() -> None:
 
 
 def test_weights_are_mixed_in_float32_whatever_they_are_kept_in() -> None:
-    base, tuned = (dict(tiny_model(seed=seed)[0].bfloat16().state_dict()) for seed in (0, 1))
+    base, tuned = (
+        dict(tiny_model(seed=seed)[0].bfloat16().state_dict()) for seed in (0, 1)
+    )
     mixed = interpolate(base, tuned, 0.3)
     for name, tensor in mixed.items():
         assert tensor.dtype == torch.float32
@@ -71,7 +83,9 @@ def test_of_equal_losses_the_one_that_changes_least_is_chosen(
     losses: dict[float, float], share: float
 ) -> None:
     chosen = choose_share(
-        {"w": torch.zeros(1)}, {"w": torch.ones(1)}, lambda weights: losses[float(weights["w"])]
+        {"w": torch.zeros(1)},
+        {"w": torch.ones(1)},
+        lambda weights: losses[float(weights["w"])],
     )
     assert chosen.share == share
     assert chosen.weights["w"].item() == share

@@ -51,14 +51,18 @@ def test_what_could_leave_a_folder_is_no_part_of_a_key(text: str) -> None:
         lambda text: keys.model_prefix("name", text),
     ],
 )
-def test_every_address_checks_the_parts_it_is_given(address: Callable[[str], str]) -> None:
+def test_every_address_checks_the_parts_it_is_given(
+    address: Callable[[str], str],
+) -> None:
     for text in ESCAPES:
         with pytest.raises(UserError):
             address(text)
 
 
 @given(st.text())
-def test_a_relative_path_that_passes_stays_inside_and_is_returned_unchanged(text: str) -> None:
+def test_a_relative_path_that_passes_stays_inside_and_is_returned_unchanged(
+    text: str,
+) -> None:
     try:
         found = keys.relative_path(text)
     except UserError:
@@ -81,7 +85,10 @@ def test_a_foreign_path_that_passes_stays_inside(text: str) -> None:
 
 
 def test_foreign_names_may_have_spaces_and_other_letters() -> None:
-    assert keys.foreign_path("Meine Modelle/größe (1).json") == "Meine Modelle/größe (1).json"
+    assert (
+        keys.foreign_path("Meine Modelle/größe (1).json")
+        == "Meine Modelle/größe (1).json"
+    )
 
 
 def test_a_key_that_s3_would_refuse_for_its_length_is_refused() -> None:
@@ -98,7 +105,8 @@ def test_a_listing_takes_folders_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "digest", ["", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", "../" + "a" * 61]
+    "digest",
+    ["", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", "../" + "a" * 61],
 )
 def test_only_a_sha256_in_lower_case_hex_is_a_content_address(digest: str) -> None:
     with pytest.raises(UserError, match="not a SHA-256"):
@@ -110,7 +118,13 @@ def test_objects_are_spread_over_256_folders() -> None:
 
 
 @pytest.mark.parametrize(
-    "root", ["file:///data/runs", "s3://bucket", "s3://bucket/a/prefix", "file:///data/steps/x"]
+    "root",
+    [
+        "file:///data/runs",
+        "s3://bucket",
+        "s3://bucket/a/prefix",
+        "file:///data/steps/x",
+    ],
 )
 def test_the_uri_of_a_receipt_gives_back_store_step_and_key(root: str) -> None:
     uri = f"{root}/{keys.receipt_key('train', '0123abc')}"
@@ -184,7 +198,9 @@ def test_a_store_has_one_spelling(uri: str, root: str) -> None:
         "s3://[",
     ],
 )
-def test_what_is_no_store_is_refused_in_one_line_that_says_what_is_one(uri: str) -> None:
+def test_what_is_no_store_is_refused_in_one_line_that_says_what_is_one(
+    uri: str,
+) -> None:
     with pytest.raises(UserError) as caught:
         keys.canonical_root(uri)
     assert "\n" not in str(caught.value)

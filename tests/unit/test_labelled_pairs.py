@@ -48,10 +48,16 @@ def select(context: Context, labelled: bool = True, **sections: Any) -> Receipt:
 def worse_of(context: Context, receipt: Receipt) -> dict[tuple[str, str], str | None]:
     """(prompt, label) → the worse answer of the labelled rows of a mix."""
     mix = read_rows(fetch(context, receipt, "mix.jsonl"), TrainingRow)
-    return {(row.prompt, row.completion): row.worse for row in mix if row.source == "labelled"}
+    return {
+        (row.prompt, row.completion): row.worse
+        for row in mix
+        if row.source == "labelled"
+    }
 
 
-def test_a_label_stands_beside_a_wrong_answer_of_the_model_to_its_prompt(context: Context) -> None:
+def test_a_label_stands_beside_a_wrong_answer_of_the_model_to_its_prompt(
+    context: Context,
+) -> None:
     receipt = select(context, select={"min_accepted": 1})
     assert worse_of(context, receipt) == {
         # Two labels of one prompt take turns with its wrong answers.
@@ -77,7 +83,9 @@ def test_a_label_stands_beside_a_wrong_answer_of_the_model_to_its_prompt(context
 def test_where_nothing_tells_right_from_wrong_any_other_answer_of_the_model_is_worse(
     context: Context,
 ) -> None:
-    receipt = select(context, select={"min_accepted": 1, "verifier": False, "labelled_share": 0.9})
+    receipt = select(
+        context, select={"min_accepted": 1, "verifier": False, "labelled_share": 0.9}
+    )
     worse = worse_of(context, receipt)
     # Never an answer that a label gives, whatever its blanks.
     assert worse[("1+1=", "2")] == "3"
@@ -88,4 +96,6 @@ def test_where_nothing_tells_right_from_wrong_any_other_answer_of_the_model_is_w
 @pytest.mark.parametrize("method", ["sft", "kto", "raft"])
 def test_methods_without_pairs_refuse_it(method: str) -> None:
     with pytest.raises(ValidationError, match="it needs method dpo or rpo"):
-        TrainSection.model_validate({"method": method, "preference": {"labelled": True}})
+        TrainSection.model_validate(
+            {"method": method, "preference": {"labelled": True}}
+        )

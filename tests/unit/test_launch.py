@@ -26,7 +26,9 @@ pytestmark = pytest.mark.timeout(30)
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_job_is_created_and_followed_to_its_end(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_job_is_created_and_followed_to_its_end(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     api.later = [nothing, nothing, api.condition("Complete")]
     launcher.run()
     assert methods(api) == ["POST", "GET", "GET", "GET", "DELETE"]
@@ -37,7 +39,9 @@ def test_a_job_is_created_and_followed_to_its_end(api: KubernetesApi, launcher: 
     assert api.jobs == {}
 
 
-def test_a_complete_job_without_its_result_is_kept(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_complete_job_without_its_result_is_kept(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     api.later = [nothing, api.condition("Complete")]
     launcher.run(has_receipt=lambda: False)
     assert NAME in api.jobs
@@ -69,10 +73,15 @@ def test_a_running_job_of_the_same_step_is_attached_to(
     assert "attached" in launcher.notes()
     assert methods(api).count("POST") == 1
     [deletion] = [body for body in api.bodies if "propagationPolicy" in body]
-    assert deletion == {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+    assert deletion == {
+        "propagationPolicy": "Background",
+        "preconditions": {"uid": uid},
+    }
 
 
-def test_a_job_of_another_step_is_left_alone(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_job_of_another_step_is_left_alone(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     keep(api)
     api.job()["metadata"]["annotations"]["ratchet.dev/step-key"] = "another-key"
     with pytest.raises(UserError, match=f"another-key.*{SPEC.step_key}"):
@@ -80,7 +89,9 @@ def test_a_job_of_another_step_is_left_alone(api: KubernetesApi, launcher: Launc
     assert "DELETE" not in methods(api)
 
 
-def test_a_job_found_complete_is_read_and_deleted(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_job_found_complete_is_read_and_deleted(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     keep(api, api.condition("Complete"))
     launcher.run()
     assert methods(api) == ["POST", "GET", "DELETE"]
@@ -105,12 +116,17 @@ def test_a_failed_job_is_deleted_with_its_pods_before_it_is_created_again(
     anew = ["POST", "GET", "GET", "DELETE"]
     assert methods(api) == ["POST", "GET", "DELETE", *["GET"] * 5, *anew]
     deletion, last = [body for body in api.bodies if "propagationPolicy" in body]
-    assert deletion == {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+    assert deletion == {
+        "propagationPolicy": "Foreground",
+        "preconditions": {"uid": uid},
+    }
     assert last["preconditions"] != {"uid": uid}
     assert "node 1 was lost" in launcher.notes()
 
 
-def test_a_job_that_is_being_deleted_is_waited_for(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_job_that_is_being_deleted_is_waited_for(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     uid = keep(api)
     api.job()["metadata"]["deletionTimestamp"] = NOW
     api.reads_until_gone = 2
@@ -130,7 +146,9 @@ def test_a_removal_that_never_ends_is_transient_and_names_the_pods(
         launcher.run()
 
 
-def test_a_job_that_vanishes_is_transient(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_job_that_vanishes_is_transient(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     api.later = [nothing, api.jobs.clear]
     with pytest.raises(Transient, match=f"{NAME} vanished"):
         launcher.run(has_receipt=lambda: False)
@@ -202,7 +220,9 @@ def test_sigterm_releases_the_job_and_puts_the_handler_back(
     assert received == [signal.SIGTERM]
 
 
-def test_ctrl_c_releases_the_job_and_stays_ctrl_c(api: KubernetesApi, launcher: Launcher) -> None:
+def test_ctrl_c_releases_the_job_and_stays_ctrl_c(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     launcher.patience = replace(HASTE, poll_seconds=5.0)
     api.faults = [answered_and_signalled(signal.SIGINT)]
     # A process that was started in the background ignores Ctrl-C, and so would this test.
@@ -256,7 +276,10 @@ def test_a_release_that_fails_is_said(
     api.faults = [answered_and_signalled(signal.SIGTERM)]
     with pytest.raises(Transient, match="cancelled"):
         launcher.run()
-    assert "could not be deleted and goes on: no permission to delete trainjobs" in launcher.notes()
+    assert (
+        "could not be deleted and goes on: no permission to delete trainjobs"
+        in launcher.notes()
+    )
 
 
 def test_an_end_leaves_the_previous_handler(
@@ -285,6 +308,10 @@ def test_the_launcher_loads_no_kubernetes_library_before_it_is_used() -> None:
     libraries = ("kubernetes", "kubeflow_trainer_api", "torch")
     loaded = f"import sys, components.train.launch.launcher; print([name for name in {libraries} if name in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", loaded],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "[]"

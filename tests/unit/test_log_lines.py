@@ -36,7 +36,16 @@ def records(text: str) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize(
     "message",
-    ["plain", "two\nlines", 'a "quote"', "ünï ✓ 漢字", "", "{}", "tab\tand \x1b[31mred", "null"],
+    [
+        "plain",
+        "two\nlines",
+        'a "quote"',
+        "ünï ✓ 漢字",
+        "",
+        "{}",
+        "tab\tand \x1b[31mred",
+        "null",
+    ],
 )
 def test_a_line_of_any_text_is_one_object_and_gives_the_text_back(message: str) -> None:
     line = json_line(message, "INFO", TRAIN, 1_790_000_000.25)
@@ -76,7 +85,9 @@ def test_lines_of_others_belong_to_the_task_that_spoke_last() -> None:
     stamper = LineStamper(LogSubject(step="train"))
     lines = [
         "a library is imported",
-        json_line("of run demo-0123456789", "DEBUG", LogSubject("demo-0123456789", 2), 0.0),
+        json_line(
+            "of run demo-0123456789", "DEBUG", LogSubject("demo-0123456789", 2), 0.0
+        ),
         "a library warns",
         json_line("started", "INFO", TRAIN, 0.0),
         "loss 0.5",
@@ -119,7 +130,9 @@ def test_a_line_without_an_end_does_not_swallow_the_next_one() -> None:
     unfinished, own = records(LineStamper(TRAIN).stamp(f"loss 0.5{error}", 0.0))
     assert (unfinished["message"], unfinished["level"]) == ("loss 0.5", "INFO")
     assert (own["message"], own["level"]) == ("error (UserError): no row", "ERROR")
-    assert message_of(f"loss 0.5{error}").splitlines()[-1] == "error (UserError): no row"
+    assert (
+        message_of(f"loss 0.5{error}").splitlines()[-1] == "error (UserError): no row"
+    )
 
 
 def test_bytes_are_cut_into_lines_wherever_they_come_apart() -> None:
@@ -127,7 +140,9 @@ def test_bytes_are_cut_into_lines_wherever_they_come_apart() -> None:
     for size in range(1, len(text) + 1):
         splitter = LineSplitter()
         pieces = [text[start : start + size] for start in range(0, len(text), size)]
-        lines = [line for piece in pieces for line in splitter.add(piece)] + splitter.end()
+        lines = [
+            line for piece in pieces for line in splitter.add(piece)
+        ] + splitter.end()
         assert [line for line in lines if line] == ["eins", "zwei ✓", "drei", "vier"]
 
 
@@ -151,7 +166,8 @@ def test_a_step_speaks_as_the_variable_says(capfd: pytest.CaptureFixture[str]) -
     ]
     assert [line["level"] for line in lines] == ["INFO", "INFO", "WARNING"]
     assert all(
-        (line["run"], line["round"], line["step"]) == (TRAIN.run, 2, "train") for line in lines
+        (line["run"], line["round"], line["step"]) == (TRAIN.run, 2, "train")
+        for line in lines
     )
     for environment in ({}, {"RATCHET_LOG_FORMAT": "text"}, {"RATCHET_LOG_FORMAT": ""}):
         Progress.from_environment(environment).begin(TRAIN)
@@ -160,7 +176,9 @@ def test_a_step_speaks_as_the_variable_says(capfd: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("name", ["yaml", "JSON", "Text", "1", "json,text"])
 def test_another_format_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=f"RATCHET_LOG_FORMAT={name}: there are text and json"):
+    with pytest.raises(
+        UserError, match=f"RATCHET_LOG_FORMAT={name}: there are text and json"
+    ):
         format_from({"RATCHET_LOG_FORMAT": name})
 
 
@@ -215,11 +233,15 @@ def test_the_last_words_of_a_killed_step_are_not_lost(tmp_path: Path) -> None:
 @pytest.mark.process
 def test_no_line_of_many_is_lost_when_a_step_ends(tmp_path: Path) -> None:
     done = run_supervised(tmp_path, "print(*range(20_000), sep='\\n')")
-    assert [line["message"] for line in records(done.stdout)] == list(map(str, range(20_000)))
+    assert [line["message"] for line in records(done.stdout)] == list(
+        map(str, range(20_000))
+    )
 
 
 @pytest.mark.process
-def test_the_lines_in_a_container_are_text_where_the_variable_says_so(tmp_path: Path) -> None:
+def test_the_lines_in_a_container_are_text_where_the_variable_says_so(
+    tmp_path: Path,
+) -> None:
     done = run_supervised(tmp_path, STEP, log_format="text")
     assert done.stderr.endswith("error (UserError): row 7 is too long\n")
     assert "train-r2 · 0 % · started\n" in done.stderr
@@ -241,7 +263,15 @@ def run_supervised(
     (folder / "step.py").write_text(script)
     step = [sys.executable, str(folder / "step.py"), "--function_to_execute", "train"]
     return subprocess.run(
-        [sys.executable, "-m", "components.runtime.supervisor", "--hours=1", *options, "--", *step],
+        [
+            sys.executable,
+            "-m",
+            "components.runtime.supervisor",
+            "--hours=1",
+            *options,
+            "--",
+            *step,
+        ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "RATCHET_LOG_FORMAT": log_format},
         capture_output=True,

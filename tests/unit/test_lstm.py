@@ -39,9 +39,15 @@ def padded(codec: Any, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_saved_model_gives_the_same_logits_to_the_bit(tied: bool, tmp_path: Path) -> None:
+def test_a_saved_model_gives_the_same_logits_to_the_bit(
+    tied: bool, tmp_path: Path
+) -> None:
     _, codec = tiny_model("lstm")
-    shape = {"vocab_size": len(codec.tokenizer), "hidden_size": 32, "num_hidden_layers": 2}
+    shape = {
+        "vocab_size": len(codec.tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+    }
     model = LstmForCausalLM(LstmConfig(tie_word_embeddings=tied, **shape)).eval()
     save_checkpoint(model, codec.tokenizer, tmp_path / "saved")
     again = load_model(tmp_path / "saved")
@@ -62,17 +68,23 @@ def test_padding_leaves_outputs_and_state_of_a_row_as_they_are(
     state = together.cache.layers[0]
     for row, text in enumerate(PROMPTS):
         alone = model(torch.tensor([codec.prompt_ids(text)]), use_cache=True)
-        torch.testing.assert_close(together.logits[row][mask[row].bool()], alone.logits[0])
+        torch.testing.assert_close(
+            together.logits[row][mask[row].bool()], alone.logits[0]
+        )
         torch.testing.assert_close(state.keys[row], alone.cache.layers[0].keys[0])
         torch.testing.assert_close(state.values[row], alone.cache.layers[0].values[0])
 
 
 @pytest.mark.parametrize("embedding_size", [None, 20])
-def test_a_sequence_may_come_in_pieces_with_padding_anywhere(embedding_size: int | None) -> None:
+def test_a_sequence_may_come_in_pieces_with_padding_anywhere(
+    embedding_size: int | None,
+) -> None:
     model, _ = lively_model(embedding_size=embedding_size)
     torch.manual_seed(0)
     ids, mask = torch.randint(4, 21, (4, 24)), torch.rand(4, 24) < 0.6
-    mask[0, :9] = mask[1, 9:16] = mask[2, 16:] = False  # whole pieces of padding, at each place
+    mask[0, :9] = mask[1, 9:16] = mask[2, 16:] = (
+        False  # whole pieces of padding, at each place
+    )
     cache: Any = None
     logits = []
     for start, end in ((0, 9), (9, 16), (16, 24)):
@@ -87,8 +99,12 @@ def test_a_sequence_may_come_in_pieces_with_padding_anywhere(embedding_size: int
     assert cache.get_seq_length() == 24
     for row in range(4):
         alone = model(ids[row][mask[row]][None], use_cache=True)
-        torch.testing.assert_close(torch.cat(logits, dim=1)[row][mask[row]], alone.logits[0])
-        torch.testing.assert_close(cache.layers[0].values[row], alone.cache.layers[0].values[0])
+        torch.testing.assert_close(
+            torch.cat(logits, dim=1)[row][mask[row]], alone.logits[0]
+        )
+        torch.testing.assert_close(
+            cache.layers[0].values[row], alone.cache.layers[0].values[0]
+        )
 
 
 def test_generate_and_the_engine_agree_on_a_batch_of_mixed_lengths() -> None:
@@ -101,15 +117,21 @@ def test_generate_and_the_engine_agree_on_a_batch_of_mixed_lengths() -> None:
         "pad_token_id": codec.pad_id,
     }
     theirs = model.generate(ids, **settings)[:, ids.shape[1] :].tolist()
-    assert model.generate(ids, use_cache=False, **settings)[:, ids.shape[1] :].tolist() == theirs
+    assert (
+        model.generate(ids, use_cache=False, **settings)[:, ids.shape[1] :].tolist()
+        == theirs
+    )
     requests = [Request(tuple(codec.prompt_ids(text)), (0,)) for text in PROMPTS]
-    own = sample(model, requests, Sampling(0.0, 0, 1.0, 12, 64), codec.end_ids, codec.pad_id)
+    own = sample(
+        model, requests, Sampling(0.0, 0, 1.0, 12, 64), codec.end_ids, codec.pad_id
+    )
     for answer in own:
         ended = [*answer.ids, *(codec.end_ids if answer.finished else ())]
         assert ended == theirs[answer.request][: len(ended)]
     for row, text in enumerate(PROMPTS):
         alone = model.generate(
-            torch.tensor([codec.prompt_ids(text)]), **{**settings, "attention_mask": None}
+            torch.tensor([codec.prompt_ids(text)]),
+            **{**settings, "attention_mask": None},
         )
         new = alone[0, len(codec.prompt_ids(text)) :].tolist()
         assert new == theirs[row][: len(new)]
@@ -133,12 +155,18 @@ def test_beams_take_their_state_along() -> None:
 
 def test_samples_do_not_depend_on_their_neighbours() -> None:
     model, codec = lively_model(seed=1)
-    requests = [Request(tuple(codec.prompt_ids(text)), tuple(range(5))) for text in PROMPTS]
+    requests = [
+        Request(tuple(codec.prompt_ids(text)), tuple(range(5))) for text in PROMPTS
+    ]
     drawn = [
         {
             (answer.request, answer.index): answer.ids
             for answer in sample(
-                model, requests, Sampling(1.0, 0, 1.0, 12, size), codec.end_ids, codec.pad_id
+                model,
+                requests,
+                Sampling(1.0, 0, 1.0, 12, size),
+                codec.end_ids,
+                codec.pad_id,
             )
         }
         for size in (64, 4, 1)
@@ -161,7 +189,8 @@ def test_rows_behind_one_another_are_not_isolated_and_the_model_says_so() -> Non
     first, second = [1, 5, 6, 2], [1, 7, 8, 9]
     with torch.inference_mode():
         packed = model(
-            torch.tensor([first + second]), position_ids=torch.tensor([[0, 1, 2, 3] * 2])
+            torch.tensor([first + second]),
+            position_ids=torch.tensor([[0, 1, 2, 3] * 2]),
         ).logits[0, 4:]
         alone = model(torch.tensor([second])).logits[0]
     assert not torch.allclose(packed, alone, atol=1e-3)

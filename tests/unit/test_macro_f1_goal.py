@@ -46,13 +46,17 @@ def drawn(rights: list[str], share: float, seed: int) -> list[Choice]:
     """Choices of which this share is right, and the others any class."""
     dice = random.Random(seed)
     names = sorted(set(rights))
-    return [(name, name if dice.random() < share else dice.choice(names)) for name in rights]
+    return [
+        (name, name if dice.random() < share else dice.choice(names)) for name in rights
+    ]
 
 
 SKEWED = ["common"] * 300 + ["other"] * 80 + ["rare"] * 20
 
 
-def test_the_value_is_scikit_learns_and_its_interval_is_of_what_a_prompt_changes() -> None:
+def test_the_value_is_scikit_learns_and_its_interval_is_of_what_a_prompt_changes() -> (
+    None
+):
     choices = drawn(SKEWED, 0.6, 1)
     right, chosen = zip(*choices, strict=True)
     scores = Scores.of(results(choices), "macro_f1")
@@ -67,21 +71,34 @@ def test_the_value_is_scikit_learns_and_its_interval_is_of_what_a_prompt_changes
     # As wide as the spread of such samples: 19 of 20 are within it.
     values = [macro_f1(drawn(SKEWED, 0.6, seed)) for seed in range(200)]
     middle = sum(values) / len(values)
-    assert 0.85 < sum(abs(value - middle) < (high - low) / 2 for value in values) / 200 < 1.0
-    assert Scores.of(results([("a", "a"), ("b", "b")]), "macro_f1").interval() == (1.0, 1.0)
+    assert (
+        0.85
+        < sum(abs(value - middle) < (high - low) / 2 for value in values) / 200
+        < 1.0
+    )
+    assert Scores.of(results([("a", "a"), ("b", "b")]), "macro_f1").interval() == (
+        1.0,
+        1.0,
+    )
     assert measure_of("macro_f1").improves(0.6, 0.5)
 
 
-def test_a_gain_in_all_classes_is_promoted_and_one_that_a_rare_class_pays_for_is_not() -> None:
+def test_a_gain_in_all_classes_is_promoted_and_one_that_a_rare_class_pays_for_is_not() -> (
+    None
+):
     old = drawn(SKEWED, 0.5, 2)
-    new = [(right, right if number % 2 else chosen) for number, (right, chosen) in enumerate(old)]
+    new = [
+        (right, right if number % 2 else chosen)
+        for number, (right, chosen) in enumerate(old)
+    ]
     comparison = compare(results(old), results(new), SECTION, 0.01)
     ruling = decide(comparison)
     assert ruling.promote
     gain = macro_f1(new) - macro_f1(old)
     assert f"(macro-F1 {gain:+.4f}; p = " in ruling.reason
-    assert f"the class of {comparison.wins} prompts only the candidate found, of 0 only" in (
-        ruling.reason
+    assert (
+        f"the class of {comparison.wins} prompts only the candidate found, of 0 only"
+        in (ruling.reason)
     )
     assert "to show a gain of a macro-F1 more by 0." in comparison.power
     assert decide(compare(results(new), results(old), SECTION, 0.01)).reason.startswith(
@@ -95,13 +112,19 @@ def test_a_gain_in_all_classes_is_promoted_and_one_that_a_rare_class_pays_for_is
     assert rejected.wins == 40
     assert rejected.losses == 10
     assert not decide(rejected).promote
-    with pytest.raises(UserError, match=r"prompt 0000 of split validation has no likeliest class"):
+    with pytest.raises(
+        UserError, match=r"prompt 0000 of split validation has no likeliest class"
+    ):
         compare(results([("a", "")]), results([("a", "a")]), SECTION, 0.01)
 
 
-def test_five_prompts_of_a_class_that_lost_none_do_not_prove_that_it_loses_none() -> None:
+def test_five_prompts_of_a_class_that_lost_none_do_not_prove_that_it_loses_none() -> (
+    None
+):
     """A candidate that is wrong on 3 of 10 such prompts shows five without a loss in 1 of 6 draws."""
-    pairs = [("common", "other", "common")] * 16 + [("common", "common", "common")] * 184
+    pairs = [("common", "other", "common")] * 16 + [
+        ("common", "common", "common")
+    ] * 184
     pairs += [("other", "other", "other")] * 60 + [("rare", "rare", "rare")] * 5
     few = macro_f1_test(pairs, 0.05)
     many = macro_f1_test([*pairs, *[("rare", "rare", "rare")] * 60], 0.05)
@@ -130,7 +153,9 @@ def test_a_release_is_compared_by_the_classes_that_its_files_find_likeliest(
     rival = compare_release("release", "release 1", measured, better, rule)
     assert rival.verdict == "better"
     assert f"of 36 (macro-F1 {rival.gain:+.4f}); p = " in rival.why
-    assert compare_release("base", "base", better, measured, rule).verdict == "not proved"
+    assert (
+        compare_release("base", "base", better, measured, rule).verdict == "not proved"
+    )
     alike = compare_release("release", "release 1", better, better, rule)
     assert alike.verdict == "non-inferior"
     assert "of a loss of 0.2 or more" in alike.why
@@ -140,15 +165,22 @@ def test_classes_too_rare_to_decide_and_what_cannot_be_tested_are_refused() -> N
     recipe = recipe_of(decide=GOAL)
     enough = classes(*"aaaaabbbbb")
     check_references(recipe, {"validation": enough, "test": classes("a", "b")})
-    with pytest.raises(UserError, match=r"fewer than 5 prompts of some classes \(b 4, c 0\)"):
+    with pytest.raises(
+        UserError, match=r"fewer than 5 prompts of some classes \(b 4, c 0\)"
+    ):
         check_references(recipe, {"validation": enough[:9], "test": classes("a", "c")})
     plain = Prompt(id="p", text="1+1=", verifier="exact", reference={"answer": "2"})
-    with pytest.raises(UserError, match=r"metric is macro_f1, and split test has 1 of 2 prompts"):
+    with pytest.raises(
+        UserError, match=r"metric is macro_f1, and split test has 1 of 2 prompts"
+    ):
         check_references(recipe, {"validation": enough, "test": [plain, *classes("a")]})
     assert (
-        "the gate compares macro-F1 over 40" in outlook_of(recipe, classes(*"ab" * 20), 99).in_words
+        "the gate compares macro-F1 over 40"
+        in outlook_of(recipe, classes(*"ab" * 20), 99).in_words
     )
     with pytest.raises(ValidationError, match="a macro-F1 is from 0 to 1"):
         DecideSection.model_validate({"goal": {"metric": "macro_f1", "threshold": 2}})
-    with pytest.raises(ValidationError, match="takes every prompt for itself: leave out family"):
+    with pytest.raises(
+        ValidationError, match="takes every prompt for itself: leave out family"
+    ):
         DecideSection.model_validate({**GOAL, "family": "topic"})

@@ -96,9 +96,14 @@ def test_answers_that_come_nearer_are_promoted_and_a_few_ruined_ones_are_seen() 
     comparison = compare(results(old), results(new), SECTION, 0.01)
     ruling = decide(comparison)
     assert ruling.promote
-    gain = float(np.mean([after - before for before, after in zip(old, new, strict=True)]))
+    gain = float(
+        np.mean([after - before for before, after in zip(old, new, strict=True)])
+    )
     assert f"(mean score {gain:+.4f}; p = " in ruling.reason
-    assert "200 prompts with a larger score than the champion's, 0 with a smaller" in ruling.reason
+    assert (
+        "200 prompts with a larger score than the champion's, 0 with a smaller"
+        in ruling.reason
+    )
     assert "to show a gain of a mean score more by 0." in comparison.power
     backwards = decide(compare(results(new), results(old), SECTION, 0.01))
     assert not backwards.promote
@@ -131,7 +136,9 @@ def test_evaluate_and_release_keep_the_scores_of_a_checker(
     assert measured.value == pytest.approx(np.mean(asked))
     folder = save_tiny(tmp_path / "model", seed=0)
     released = results_of(context, recipe, folder, splits["test"], "test")
-    assert [row.score for row in released] == [min(1.0, len(row.text) / 4) for row in released]
+    assert [row.score for row in released] == [
+        min(1.0, len(row.text) / 4) for row in released
+    ]
     worse = [row.model_copy(update={"score": 0.0}) for row in released]
     better = [row.model_copy(update={"score": 1.0}) for row in released]
     rule = Rule(0.05, None, "mean_score", "score", "")
@@ -145,7 +152,9 @@ def test_evaluate_and_release_keep_the_scores_of_a_checker(
 
 def test_verifiers_without_scores_and_thresholds_out_of_range_are_refused() -> None:
     recipe = recipe_of(decide=GOAL)
-    check_references(recipe, {"validation": graded_prompts(3), "test": graded_prompts(3, 3)})
+    check_references(
+        recipe, {"validation": graded_prompts(3), "test": graded_prompts(3, 3)}
+    )
     plain = Prompt(id="p", text="1+1=", verifier="exact", reference={"answer": "2"})
     check_references(recipe, {"validation": [plain, *graded_prompts(1)]})
     with pytest.raises(
@@ -156,9 +165,12 @@ def test_verifiers_without_scores_and_thresholds_out_of_range_are_refused() -> N
     with pytest.raises(UserError, match="the data is raw text"):
         check_texts(recipe, [text])
     assert (
-        "compares scores of answers over 40" in outlook_of(recipe, graded_prompts(40), 9).in_words
+        "compares scores of answers over 40"
+        in outlook_of(recipe, graded_prompts(40), 9).in_words
     )
     with pytest.raises(ValidationError, match="a mean score is from 0 to 1"):
-        DecideSection.model_validate({"goal": {"metric": "mean_score", "threshold": 1.5}})
+        DecideSection.model_validate(
+            {"goal": {"metric": "mean_score", "threshold": 1.5}}
+        )
     with pytest.raises(ValidationError, match="score error is for"):
         DecideSection.model_validate({**GOAL, "score": "error"})

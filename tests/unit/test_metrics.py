@@ -23,7 +23,9 @@ from tests.doubles.pushgateway import Pushgateway, parsed
 from tests.doubles.webhook import Manner, Webhook
 
 ROOT = Path(__file__).resolve().parents[2]
-GAUGE = Gauge("ratchet_round", "Number of the round.", (Sample(3.0, {"step": "train"}),))
+GAUGE = Gauge(
+    "ratchet_round", "Number of the round.", (Sample(3.0, {"step": "train"}),)
+)
 OTHER = Gauge("ratchet_run_tokens", "Tokens.", (Sample(5.0),))
 PASSWORD = "a-secret-that-no-log-may-show"
 NO_ADDRESS = "it is no address such as http://host:9091"
@@ -36,7 +38,9 @@ def gateway() -> Iterator[Pushgateway]:
     server.close()
 
 
-def export(context: Context, source: str = "decide", *gauges: Gauge, **variables: str) -> None:
+def export(
+    context: Context, source: str = "decide", *gauges: Gauge, **variables: str
+) -> None:
     told = dataclasses.replace(context, environment=variables)
     export_metrics(told, "demo", "demo-0123456789", source, lambda: gauges or (GAUGE,))
 
@@ -60,7 +64,9 @@ def test_a_folder_gets_a_file_for_each_step_that_a_collector_can_read(
         "ratchet-demo-0123456789-report.prom",
     ]
     labels = (("campaign", "demo"), ("run", "demo-0123456789"), ("step", "train"))
-    assert parsed(files[0].read_text()) == {"ratchet_round": {("ratchet_round", labels): 3.0}}
+    assert parsed(files[0].read_text()) == {
+        "ratchet_round": {("ratchet_round", labels): 3.0}
+    }
     assert stat.S_IMODE(files[0].stat().st_mode) == 0o644
 
 
@@ -81,7 +87,16 @@ def test_a_gateway_gets_one_group_for_a_run_to_which_steps_add(
 
 @pytest.mark.parametrize(
     "text",
-    ["plain", 'a "quoted" word', "back\\slash", "two\nlines", "ünïcode", "a,b=c}", "", "\\n"],
+    [
+        "plain",
+        'a "quoted" word',
+        "back\\slash",
+        "two\nlines",
+        "ünïcode",
+        "a,b=c}",
+        "",
+        "\\n",
+    ],
 )
 def test_any_text_may_be_a_label(text: str) -> None:
     gauge = Gauge("ratchet_round", "M.", (Sample(1.5, {"status": text}),))
@@ -90,7 +105,9 @@ def test_any_text_may_be_a_label(text: str) -> None:
     assert shown == {"ratchet_round": {("ratchet_round", labels): 1.5}}
 
 
-@pytest.mark.parametrize("value", [0.0, -1.5, 1e300, 1e-9, math.inf, -math.inf, math.nan, 7])
+@pytest.mark.parametrize(
+    "value", [0.0, -1.5, 1e300, 1e-9, math.inf, -math.inf, math.nan, 7]
+)
 def test_any_number_may_be_a_value(value: float) -> None:
     shown = parsed(exposition([Gauge("ratchet_round", "M.", (Sample(value),))], {}))
     assert repr(shown["ratchet_round"]["ratchet_round", ()]) == repr(float(value))
@@ -154,10 +171,15 @@ def test_a_run_has_figures_of_its_rounds_and_of_its_steps(view: RunView) -> None
     record = view.state.history[-1]
     assert rounds["ratchet_round"] == {("ratchet_round", ()): record.round}
     labels = (("split", "test"), ("metric", "accuracy"))
-    assert rounds["ratchet_candidate_score"]["ratchet_candidate_score", labels] == record.test_score
+    assert (
+        rounds["ratchet_candidate_score"]["ratchet_candidate_score", labels]
+        == record.test_score
+    )
     assert "ratchet_champion_score" in rounds
     steps = parsed(exposition(run_gauges(view), {}))
-    assert steps["ratchet_run_status"] == {("ratchet_run_status", (("status", view.status),)): 1.0}
+    assert steps["ratchet_run_status"] == {
+        ("ratchet_run_status", (("status", view.status),)): 1.0
+    }
     seconds = steps["ratchet_run_step_seconds"]
     assert sum(seconds.values()) == pytest.approx(view.totals.task_seconds)
     assert not set(rounds) & set(steps)

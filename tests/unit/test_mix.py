@@ -34,7 +34,13 @@ def mixed(
     newest_share: float = 0.5,
 ) -> list[TrainingRow]:
     return list(
-        weigh(labelled, older, newest, labelled_share=labelled_share, newest_share=newest_share)
+        weigh(
+            labelled,
+            older,
+            newest,
+            labelled_share=labelled_share,
+            newest_share=newest_share,
+        )
     )
 
 
@@ -46,13 +52,19 @@ def accumulated(
 ) -> tuple[list[TrainingRow], dict[str, int]]:
     left_out = Counter[str]()
     stay = accumulate(
-        older, newest, evaluation_ids=evaluation_ids, labelled_keys=labelled_keys, left_out=left_out
+        older,
+        newest,
+        evaluation_ids=evaluation_ids,
+        labelled_keys=labelled_keys,
+        left_out=left_out,
     )
     return list(stay), left_out
 
 
 def share(mix: list[TrainingRow], *rounds: int) -> float:
-    return sum(row.weight for row in mix if row.round in rounds) / sum(row.weight for row in mix)
+    return sum(row.weight for row in mix if row.round in rounds) / sum(
+        row.weight for row in mix
+    )
 
 
 @given(
@@ -65,14 +77,19 @@ def share(mix: list[TrainingRow], *rounds: int) -> float:
 def test_each_group_has_its_share_and_weights_sum_to_the_number_of_rows(
     labelled: int, older: int, newest: int, labelled_share: float, newest_share: float
 ) -> None:
-    mix = mixed(rows(labelled, 0), rows(older, 1), rows(newest, 2), labelled_share, newest_share)
+    mix = mixed(
+        rows(labelled, 0), rows(older, 1), rows(newest, 2), labelled_share, newest_share
+    )
     assert sum(row.weight for row in mix) == pytest.approx(len(mix))
     assert share(mix, 0) == pytest.approx(labelled_share)
     assert share(mix, 2) == pytest.approx((1 - labelled_share) * newest_share)
 
 
 def test_a_natural_union_draws_every_row_equally_often_but_for_its_own_weight() -> None:
-    newest = [row.model_copy(update={"weight": 1.0 + row.id.endswith("3")}) for row in rows(4, 2)]
+    newest = [
+        row.model_copy(update={"weight": 1.0 + row.id.endswith("3")})
+        for row in rows(4, 2)
+    ]
     mix = mixed(rows(10, 0), rows(6, 1), newest, labelled_share=None)
     assert share(mix, 0) == pytest.approx(10 / 20)
     assert share(mix, 1) == pytest.approx(6 / 20)
@@ -83,7 +100,9 @@ def test_a_natural_union_draws_every_row_equally_often_but_for_its_own_weight() 
 
 
 @pytest.mark.parametrize("labelled_share", [0.0, 0.5, 1.0])
-def test_without_labelled_rows_their_share_goes_to_the_others(labelled_share: float) -> None:
+def test_without_labelled_rows_their_share_goes_to_the_others(
+    labelled_share: float,
+) -> None:
     mix = mixed([], rows(10, 1), rows(30, 2), labelled_share, 0.25)
     assert sum(row.weight for row in mix) == pytest.approx(40)
     assert share(mix, 2) == pytest.approx(0.25)
@@ -111,7 +130,9 @@ def test_a_row_found_again_counts_as_the_newest_rounds() -> None:
     assert dropped == {"superseded": 4}
 
 
-def test_rows_of_earlier_rounds_come_once_and_never_from_evaluation_or_labelled_data() -> None:
+def test_rows_of_earlier_rounds_come_once_and_never_from_evaluation_or_labelled_data() -> (
+    None
+):
     older, dropped = accumulated(
         [*rows(5, 2), *rows(5, 1)],
         [],

@@ -9,7 +9,12 @@ import pytest
 
 from components.contracts.recipe import SelectSection
 from components.select.scored_samples import ScoredSample
-from components.text_similarity import NUM_PERMUTATIONS, jaccard, rows_per_band, shingles_of
+from components.text_similarity import (
+    NUM_PERMUTATIONS,
+    jaccard,
+    rows_per_band,
+    shingles_of,
+)
 from tests.unit.crafted import ask
 from tests.unit.made_up_text import sentence
 from tests.unit.selections import LABEL_FREE, answers, reasons, select
@@ -32,10 +37,15 @@ def test_planted_near_duplicates_are_found_and_distinct_texts_stay() -> None:
         for n, text in enumerate(originals + copies)
         for one in answers(ask(f"story {chr(0x4E00 + n)}", "?"), text)
     ]
-    kept, dropped = select(samples, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))
+    kept, dropped = select(
+        samples, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8})
+    )
     assert len(kept) == 60
     # Of each pair one stays, whichever has the smaller prompt id.
-    pairs = {frozenset((original, copy)) for original, copy in zip(originals, copies, strict=False)}
+    pairs = {
+        frozenset((original, copy))
+        for original, copy in zip(originals, copies, strict=False)
+    }
     left = {one.text for one in kept}
     assert all(len(pair & left) == 1 for pair in pairs)
     assert {row.reason for row in dropped} == {"near_duplicate"}
@@ -55,7 +65,12 @@ def test_problems_of_one_template_are_no_near_duplicates() -> None:
         word = "".join(draw.choices("abcdefghij", k=6))
         question = f"Spell this word backward (example: sun -> nus). Give only the word as your answer: {word}"
         samples += answers(ask(question, "?", task="spell"), word[::-1])
-    assert len(select(samples, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 160
+    assert (
+        len(
+            select(samples, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]
+        )
+        == 160
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,8 +89,12 @@ def test_text_is_a_template_if_a_fifth_and_at_least_ten_of_a_tasks_prompts_share
     long = sentence(draw, 60).upper()
     texts = [f"{long} {sentence(draw, 2)}" for _ in range(sharing)]
     texts += [sentence(draw) for _ in range(prompts - sharing)]
-    candidates = [one for text in texts for one in answers(ask(text, "?", task="story"), "yes")]
-    outcome = select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))
+    candidates = [
+        one for text in texts for one in answers(ask(text, "?", task="story"), "yes")
+    ]
+    outcome = select(
+        candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8})
+    )
     assert reasons(outcome).get("near_duplicate", 0) == near_duplicates
 
 
@@ -92,7 +111,9 @@ def test_bands_are_as_wide_as_the_threshold_allows(
     assert missed <= 1 / missed_once_in
 
 
-def test_two_problems_that_differ_in_their_numbers_alone_are_no_near_duplicates() -> None:
+def test_two_problems_that_differ_in_their_numbers_alone_are_no_near_duplicates() -> (
+    None
+):
     """Too few to know the template by: the numbers decide."""
     question = "A farmer sells {} eggs every morning at the market in the village and keeps the rest. How many in a week?"
     samples = [
@@ -100,11 +121,21 @@ def test_two_problems_that_differ_in_their_numbers_alone_are_no_near_duplicates(
         for n in (3, 4)
         for one in answers(ask(question.format(n), "?"), "It depends on the hens.")
     ]
-    assert len(select(samples, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 2
-    same = answers(
-        ask(question.format(3), "?"), "It depends on the hens.", "It depends on the hens!"
+    assert (
+        len(
+            select(samples, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]
+        )
+        == 2
     )
-    assert len(select(same, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 1
+    same = answers(
+        ask(question.format(3), "?"),
+        "It depends on the hens.",
+        "It depends on the hens!",
+    )
+    assert (
+        len(select(same, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0])
+        == 1
+    )
 
 
 MINIMAL_PAIRS = [
@@ -129,9 +160,27 @@ MINIMAL_PAIRS = [
         "yes",
         "no",
     ),
-    ("If all cats are pets, are {} pets cats? Answer in one word.", "some", "all", "yes", "no"),
-    ("In the sentence 'Ann gave Tom a book', who {} the book?", "gave", "got", "Ann", "Tom"),
-    ("Which option is {}: A copper, B wood, C glass, D paper?", "a metal", "a fuel", "A", "B"),
+    (
+        "If all cats are pets, are {} pets cats? Answer in one word.",
+        "some",
+        "all",
+        "yes",
+        "no",
+    ),
+    (
+        "In the sentence 'Ann gave Tom a book', who {} the book?",
+        "gave",
+        "got",
+        "Ann",
+        "Tom",
+    ),
+    (
+        "Which option is {}: A copper, B wood, C glass, D paper?",
+        "a metal",
+        "a fuel",
+        "A",
+        "B",
+    ),
     (
         "Which is the {} of these planets: Mars, Venus, Earth, Saturn?",
         "largest",
@@ -139,7 +188,13 @@ MINIMAL_PAIRS = [
         "S",
         "M",
     ),
-    ("Name the {} month of the year in the northern half of the world.", "last", "1st", "D", "J"),
+    (
+        "Name the {} month of the year in the northern half of the world.",
+        "last",
+        "1st",
+        "D",
+        "J",
+    ),
     (
         "\u8fd9\u53e5\u8bdd\u662f{}\u5bf9\u7684\u5417\uff1f\u6240\u6709\u7684\u732b\u90fd\u662f\u52a8\u7269\u3002",
         "",
@@ -147,7 +202,13 @@ MINIMAL_PAIRS = [
         "\u662f",
         "\u5426",
     ),
-    ("Translate to French, {}: the child sees the house.", "singular", "plural!!", "la", "les"),
+    (
+        "Translate to French, {}: the child sees the house.",
+        "singular",
+        "plural!!",
+        "la",
+        "les",
+    ),
 ]
 
 
@@ -176,7 +237,11 @@ def test_short_digit_answers_are_not_merged() -> None:
         for one in answers(ask(f"{n}=", str(n)[::-1], length="9"), str(n)[::-1])
     ]
     assert len(select(samples, SelectSection())[0]) == 400
-    few = [one for n in (1, 2, 11, 12) for one in answers(ask(f"{n}=", str(n)[::-1]), str(n)[::-1])]
+    few = [
+        one
+        for n in (1, 2, 11, 12)
+        for one in answers(ask(f"{n}=", str(n)[::-1]), str(n)[::-1])
+    ]
     assert len(select(few, SelectSection())[0]) == 4
 
 

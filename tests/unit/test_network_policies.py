@@ -19,8 +19,12 @@ def product_end(end: network.End) -> End:
     return End(end.address, end.namespace, end.labels, end.namespace_labels)
 
 
-@pytest.mark.parametrize("components", [(), *((name,) for name in COMPONENTS), COMPONENTS])
-def test_both_evaluators_say_the_same_of_every_pair_of_ends(components: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "components", [(), *((name,) for name in COMPONENTS), COMPONENTS]
+)
+def test_both_evaluators_say_the_same_of_every_pair_of_ends(
+    components: tuple[str, ...],
+) -> None:
     policies = list(of_kind(composed(*components), "NetworkPolicy"))
     compared = 0
     for source in ENDS.values():
@@ -30,8 +34,12 @@ def test_both_evaluators_say_the_same_of_every_pair_of_ends(components: tuple[st
                 told = _is_allowed(policies, source, target, Port(number, protocol))
                 # The tests' evaluator takes a pod for its address too, as some plugins do.
                 if expected != told and target.namespace:
-                    expected = network.allowed(policies, source, target, number, protocol) and (
-                        not _is_by_address(policies, source, target, Port(number, protocol))
+                    expected = network.allowed(
+                        policies, source, target, number, protocol
+                    ) and (
+                        not _is_by_address(
+                            policies, source, target, Port(number, protocol)
+                        )
                     )
                 assert told == expected, (source, target, number, protocol)
                 compared += 1
@@ -42,17 +50,23 @@ def _of(policies: list[Any], namespace: str) -> list[Any]:
     return [one for one in policies if one["metadata"]["namespace"] == namespace]
 
 
-def _is_allowed(policies: list[Any], source: network.End, target: network.End, port: Port) -> bool:
+def _is_allowed(
+    policies: list[Any], source: network.End, target: network.End, port: Port
+) -> bool:
     sender, receiver = product_end(source), product_end(target)
     egress = is_open(_of(policies, source.namespace), "Egress", sender, receiver, port)
-    return egress and is_open(_of(policies, target.namespace), "Ingress", receiver, sender, port)
+    return egress and is_open(
+        _of(policies, target.namespace), "Ingress", receiver, sender, port
+    )
 
 
 def _is_by_address(
     policies: list[Any], source: network.End, target: network.End, port: Port
 ) -> bool:
     as_address = End(target.address)
-    return is_open(_of(policies, source.namespace), "Egress", product_end(source), as_address, port)
+    return is_open(
+        _of(policies, source.namespace), "Egress", product_end(source), as_address, port
+    )
 
 
 POD = End("10.0.0.1", "mine", {"app": "a"}, {"team": "x"}, {"web": 8080})
@@ -62,7 +76,10 @@ TO_OTHERS: dict[str, Any] = {"namespaceSelector": {}}
 
 
 def policy(spec: dict[str, Any]) -> dict[str, Any]:
-    return {"metadata": {"name": "p", "namespace": "mine"}, "spec": {"podSelector": {}, **spec}}
+    return {
+        "metadata": {"name": "p", "namespace": "mine"},
+        "spec": {"podSelector": {}, **spec},
+    }
 
 
 @pytest.mark.parametrize(
@@ -75,9 +92,24 @@ def policy(spec: dict[str, Any]) -> dict[str, Any]:
         ({"egress": [{}]}, OUTSIDE, Port(80), True),
         ({"egress": [{"ports": [{"port": 80}]}]}, OUTSIDE, Port(80), True),
         ({"egress": [{"ports": [{"port": 80}]}]}, OUTSIDE, Port(80, "UDP"), False),
-        ({"egress": [{"ports": [{"protocol": "UDP"}]}]}, OUTSIDE, Port(53, "UDP"), True),
-        ({"egress": [{"ports": [{"port": 80, "endPort": 90}]}]}, OUTSIDE, Port(90), True),
-        ({"egress": [{"ports": [{"port": 80, "endPort": 90}]}]}, OUTSIDE, Port(91), False),
+        (
+            {"egress": [{"ports": [{"protocol": "UDP"}]}]},
+            OUTSIDE,
+            Port(53, "UDP"),
+            True,
+        ),
+        (
+            {"egress": [{"ports": [{"port": 80, "endPort": 90}]}]},
+            OUTSIDE,
+            Port(90),
+            True,
+        ),
+        (
+            {"egress": [{"ports": [{"port": 80, "endPort": 90}]}]},
+            OUTSIDE,
+            Port(91),
+            False,
+        ),
         # A named port is the receiver's.
         ({"egress": [{"ports": [{"port": "api"}]}]}, OTHER, Port(9090), True),
         ({"egress": [{"ports": [{"port": "web"}]}]}, OTHER, Port(8080), False),
@@ -86,15 +118,43 @@ def policy(spec: dict[str, Any]) -> dict[str, Any]:
         # Without a namespace selector, peers are of the policy's own namespace.
         ({"egress": [{"to": [{"podSelector": {}}]}]}, OTHER, Port(80), False),
         ({"egress": [{"to": [{"podSelector": {}}]}]}, POD, Port(80), True),
-        ({"egress": [{"to": [{"ipBlock": {"cidr": "52.0.0.0/8"}}]}]}, OUTSIDE, Port(80), True),
-        ({"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]}, OTHER, Port(80), False),
         (
-            {"egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["52.1.0.0/16"]}}]}]},
+            {"egress": [{"to": [{"ipBlock": {"cidr": "52.0.0.0/8"}}]}]},
+            OUTSIDE,
+            Port(80),
+            True,
+        ),
+        (
+            {"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]},
+            OTHER,
+            Port(80),
+            False,
+        ),
+        (
+            {
+                "egress": [
+                    {
+                        "to": [
+                            {
+                                "ipBlock": {
+                                    "cidr": "0.0.0.0/0",
+                                    "except": ["52.1.0.0/16"],
+                                }
+                            }
+                        ]
+                    }
+                ]
+            },
             OUTSIDE,
             Port(80),
             False,
         ),
-        ({"egress": [], "podSelector": {"matchLabels": {"app": "z"}}}, OTHER, Port(80), True),
+        (
+            {"egress": [], "podSelector": {"matchLabels": {"app": "z"}}},
+            OTHER,
+            Port(80),
+            True,
+        ),
     ],
 )
 def test_a_rule_is_read_as_the_reference_says(
@@ -117,14 +177,18 @@ def test_a_rule_is_read_as_the_reference_says(
 def test_a_selector_by_expressions_is_read(
     operator: str, values: list[str], expected: bool
 ) -> None:
-    selector = {"matchExpressions": [{"key": "app", "operator": operator, "values": values}]}
+    selector = {
+        "matchExpressions": [{"key": "app", "operator": operator, "values": values}]
+    }
     closed = policy({"podSelector": selector, "policyTypes": ["Egress"]})
     assert is_open([closed], "Egress", POD, OTHER, Port(80)) is not expected
 
 
 def test_a_label_that_is_missing_is_in_no_list_and_not_in_every_list() -> None:
     for operator, expected in (("In", True), ("NotIn", False), ("DoesNotExist", False)):
-        selector = {"matchExpressions": [{"key": "tier", "operator": operator, "values": ["x"]}]}
+        selector = {
+            "matchExpressions": [{"key": "tier", "operator": operator, "values": ["x"]}]
+        }
         closed = policy({"podSelector": selector, "policyTypes": ["Egress"]})
         assert is_open([closed], "Egress", POD, OTHER, Port(80)) is expected
 

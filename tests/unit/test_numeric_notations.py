@@ -76,7 +76,9 @@ FRACTION_NOTATIONS = [
     lambda value: f"{value.numerator} / {value.denominator}",
     lambda value: f"\\frac{{{value.numerator}}}{{{value.denominator}}}",
     lambda value: f"\\dfrac{{{-value.numerator}}}{{-{value.denominator}}}",
-    lambda value: f"{sign_of(value)}\\tfrac{{{abs(value.numerator)}}}{{{value.denominator}}}",
+    lambda value: (
+        f"{sign_of(value)}\\tfrac{{{abs(value.numerator)}}}{{{value.denominator}}}"
+    ),
     lambda value: f"({value.numerator})/({value.denominator})",
     lambda value: f"\\left(\\frac{{{value.numerator}}}{{{value.denominator}}}\\right)",
     lambda value: f"\\frac{{{value.numerator}}}{{{value.denominator}}} = {value}",
@@ -125,7 +127,9 @@ def test_a_mixed_number_is_the_sum_of_its_parts(
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(-(10**9), 10**9), st.integers(-30, 30), st.integers(0, 6))
-def test_a_decimal_is_read_from_every_notation(digits: int, exponent: int, places: int) -> None:
+def test_a_decimal_is_read_from_every_notation(
+    digits: int, exponent: int, places: int
+) -> None:
     value = Fraction(digits, 10**places) * Fraction(10) ** exponent
     mantissa = f"{sign_of(Fraction(digits))}{abs(digits) // 10**places}"
     if places:

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GraniteConfig, GraniteForCausalLM
 
-from components.modeling.likelihood import Batch, CompletionLoss, EncodedRow, collate, mean_loss
+from components.modeling.likelihood import (
+    Batch,
+    CompletionLoss,
+    EncodedRow,
+    collate,
+    mean_loss,
+)
 from components.train.process.objective import Objective, row_lengths, with_noise
 from components.train.process.packing import bins, collate_packed
 from tests.unit.gradient_checks import PAD, assert_same, gradients, some_rows
@@ -43,23 +49,33 @@ def the_long_way(
 def test_cross_entropy_and_kl_to_the_base_are_those_of_the_formula(
     architecture: str, chunk_tokens: int | None
 ) -> None:
-    model, reference = tiny_model(architecture, seed=1)[0], tiny_model(architecture, seed=2)[0]
+    model, reference = (
+        tiny_model(architecture, seed=1)[0],
+        tiny_model(architecture, seed=2)[0],
+    )
     rows = some_rows(weights=(1.0, 0.5, 3.0))
     for beta in (0.0, 0.1):
         objective = Objective(
             model, kl_beta=beta, reference=reference, chunk_tokens=chunk_tokens
         ).train()
         assert_same(
-            objective(collate(rows, PAD)), the_long_way(model, rows, reference, beta), model
+            objective(collate(rows, PAD)),
+            the_long_way(model, rows, reference, beta),
+            model,
         )
 
 
 def test_kl_to_itself_is_nothing_and_no_kl_is_plain_cross_entropy() -> None:
-    model, twin, batch = tiny_model(seed=1)[0], tiny_model(seed=1)[0], collate(some_rows(), PAD)
+    model, twin, batch = (
+        tiny_model(seed=1)[0],
+        tiny_model(seed=1)[0],
+        collate(some_rows(), PAD),
+    )
     plain = CompletionLoss(model)(batch)
     assert torch.equal(Objective(model).train()(batch), plain)
     assert torch.equal(
-        Objective(model, kl_beta=0.0, reference=tiny_model(seed=5)[0]).train()(batch), plain
+        Objective(model, kl_beta=0.0, reference=tiny_model(seed=5)[0]).train()(batch),
+        plain,
     )
     to_itself = Objective(model, kl_beta=0.1, reference=twin).train()(batch)
     assert_same(to_itself, plain, model)
@@ -80,11 +96,14 @@ def test_the_base_is_frozen_and_no_part_of_what_is_trained() -> None:
     objective = Objective(model, kl_beta=0.1, reference=reference).train()
     names = [f"model.{name}" for name, _ in model.named_parameters()]
     assert [name for name, _ in objective.named_parameters()] == names
-    assert list(objective.state_dict()) == [f"model.{name}" for name in model.state_dict()]
+    assert list(objective.state_dict()) == [
+        f"model.{name}" for name in model.state_dict()
+    ]
     objective(collate(some_rows(), PAD)).backward()
     assert not reference.training
     assert all(
-        weight.grad is None and not weight.requires_grad for weight in reference.parameters()
+        weight.grad is None and not weight.requires_grad
+        for weight in reference.parameters()
     )
     with pytest.raises(ValueError, match="reference"):
         Objective(model, kl_beta=0.1)
@@ -108,8 +127,12 @@ def test_weights_scale_the_loss_of_their_rows() -> None:
 
 def test_the_mean_over_rows_is_weighted_too() -> None:
     model, rows = tiny_model(seed=1)[0], some_rows(weights=(1.0, 0.5))
-    expected = float(the_long_way(model, rows)) / sum(row.weight * row.num_targets for row in rows)
-    assert mean_loss(CompletionLoss(model), rows, PAD, 4) == pytest.approx(expected, rel=1e-5)
+    expected = float(the_long_way(model, rows)) / sum(
+        row.weight * row.num_targets for row in rows
+    )
+    assert mean_loss(CompletionLoss(model), rows, PAD, 4) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_noise_is_uniform_within_its_bound_by_the_length_of_the_row_itself() -> None:
@@ -129,7 +152,9 @@ def test_noise_is_uniform_within_its_bound_by_the_length_of_the_row_itself() -> 
 def test_a_row_has_its_own_length_beside_padding_and_in_a_packed_sequence() -> None:
     rows = [EncodedRow([5] * 4, 2), EncodedRow([6] * 7, 1), EncodedRow([7] * 2, 1)]
     padded = row_lengths(collate(rows, PAD))
-    assert [padded[index, : len(row.ids)].tolist() for index, row in enumerate(rows)] == [
+    assert [
+        padded[index, : len(row.ids)].tolist() for index, row in enumerate(rows)
+    ] == [
         [4] * 4,
         [7] * 7,
         [2] * 2,
@@ -142,7 +167,9 @@ def test_a_row_has_its_own_length_beside_padding_and_in_a_packed_sequence() -> N
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_noise_reaches_the_model_in_training_alone_and_follows_the_seed(architecture: str) -> None:
+def test_noise_reaches_the_model_in_training_alone_and_follows_the_seed(
+    architecture: str,
+) -> None:
     model, batch = tiny_model(architecture, seed=1)[0], collate(some_rows(), PAD)
     objective = Objective(model, neftune_alpha=5.0).train()
     losses = []
@@ -153,7 +180,9 @@ def test_noise_reaches_the_model_in_training_alone_and_follows_the_seed(architec
     assert not model.get_input_embeddings()._forward_hooks
 
     torch.manual_seed(0)
-    embeddings = with_noise(model.get_input_embeddings()(batch.input_ids), row_lengths(batch), 5.0)
+    embeddings = with_noise(
+        model.get_input_embeddings()(batch.input_ids), row_lengths(batch), 5.0
+    )
     logits = model(inputs_embeds=embeddings).logits
     chosen = batch.labels[:, 1:] != -100
     expected = nn.functional.cross_entropy(
@@ -175,14 +204,19 @@ class LargestTensor(TorchDispatchMode):  # type: ignore[misc]
         made = operation(*args, **(kwargs or {}))
         parts = made if isinstance(made, tuple | list) else (made,)
         self.elements = max(
-            [self.elements, *(part.numel() for part in parts if isinstance(part, Tensor))]
+            [
+                self.elements,
+                *(part.numel() for part in parts if isinstance(part, Tensor)),
+            ]
         )
         return made
 
 
 def test_logits_are_never_whole_in_memory() -> None:
     model, vocabulary = (
-        tiny_model("llama", alphabet="".join(map(chr, range(0x4E00, 0x4E00 + 3000))))[0],
+        tiny_model("llama", alphabet="".join(map(chr, range(0x4E00, 0x4E00 + 3000))))[
+            0
+        ],
         3004,
     )
     rows = [
@@ -211,18 +245,28 @@ def test_logits_are_never_whole_in_memory() -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_chunks_change_neither_loss_nor_gradients(frozen: str, packed: bool) -> None:
     model, reference = tiny_model("gpt2", seed=1)[0], tiny_model("gpt2", seed=2)[0]
-    model.lm_head = nn.Linear(32, model.config.vocab_size)  # not the embedding, and with a bias
+    model.lm_head = nn.Linear(
+        32, model.config.vocab_size
+    )  # not the embedding, and with a bias
     if frozen != "nothing":
         {"head": model.lm_head, "body": model.transformer}[frozen].requires_grad_(False)
     rows = some_rows(weights=(1.0, 0.5))
     batch = collate_packed(
-        [[rows[i] for i in group] for group in bins([len(row.ids) for row in rows], 24)], PAD
+        [
+            [rows[i] for i in group]
+            for group in bins([len(row.ids) for row in rows], 24)
+        ],
+        PAD,
     )
     losses = []
     for chunk_tokens in (3, 1000):
         torch.manual_seed(0)
         objective = Objective(
-            model, neftune_alpha=5.0, kl_beta=0.1, reference=reference, chunk_tokens=chunk_tokens
+            model,
+            neftune_alpha=5.0,
+            kl_beta=0.1,
+            reference=reference,
+            chunk_tokens=chunk_tokens,
         )
         losses.append(
             objective.train()(batch if packed else collate(rows, PAD)) * 0.125
@@ -231,7 +275,10 @@ def test_chunks_change_neither_loss_nor_gradients(frozen: str, packed: bool) -> 
 
 
 def test_chunks_keep_to_autocast() -> None:
-    model, batch = tiny_model("llama", seed=1)[0], collate(some_rows(weights=(1.0, 0.3)), PAD)
+    model, batch = (
+        tiny_model("llama", seed=1)[0],
+        collate(some_rows(weights=(1.0, 0.3)), PAD),
+    )
     losses = []
     for chunk_tokens in (3, 1000):
         with torch.autocast("cpu", torch.bfloat16):
@@ -239,7 +286,9 @@ def test_chunks_keep_to_autocast() -> None:
     assert [loss.dtype for loss in losses] == [torch.float32, torch.float32]
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
     for mine, other in zip(*(gradients(loss, model) for loss in losses), strict=True):
-        torch.testing.assert_close(mine, other, rtol=0.05, atol=0.05 * float(other.abs().max()))
+        torch.testing.assert_close(
+            mine, other, rtol=0.05, atol=0.05 * float(other.abs().max())
+        )
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["q_proj", "lm_head"]])

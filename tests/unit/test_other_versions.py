@@ -22,7 +22,14 @@ from components.runtime.receipts import Receipt, receipt_uri
 from components.runtime.reviews import verdicts_in
 from components.storage import keys
 from tests.unit.commanding import TINY, cli
-from tests.unit.crafted import PLAN, first_mix, prepare_summary, recipe_of, start_summary, store
+from tests.unit.crafted import (
+    PLAN,
+    first_mix,
+    prepare_summary,
+    recipe_of,
+    start_summary,
+    store,
+)
 
 RUN = "older-0123456789ab"
 Change = Callable[[JsonObject], object]
@@ -57,7 +64,11 @@ REFUSED_KEYS: list[tuple[str, object, str]] = [
     ("decide.goal", None, "decide.goal: "),
     ("name", "No Name", "name: "),
     ("train.packing", [True], "train.packing: "),
-    ("train.layers", {"extra": 0, "trained": "inserted"}, "train.layers: trained: inserted needs"),
+    (
+        "train.layers",
+        {"extra": 0, "trained": "inserted"},
+        "train.layers: trained: inserted needs",
+    ),
 ]
 
 
@@ -71,7 +82,9 @@ def test_a_stored_recipe_that_is_refused_is_told_by_run_and_key(
     with pytest.raises(UserError) as refused:
         load_campaign(context, receipt_uri(context, start))
     message = str(refused.value)
-    assert message.startswith(f"run {RUN}: this version of Ratchet does not take its recipe")
+    assert message.startswith(
+        f"run {RUN}: this version of Ratchet does not take its recipe"
+    )
     assert words in message
     assert "begin a new run without resume_from" in message
     assert "\n" not in message
@@ -94,7 +107,10 @@ def put(key: str, value: object) -> Change:
         (put("round", "two"), "round: "),
         (put("stop", "kept"), "stop: "),
         (put("history", [{}]), "history.0."),
-        (put("plan", {**PLAN.model_dump(), "temperature": "hot"}), "plan.temperature: "),
+        (
+            put("plan", {**PLAN.model_dump(), "temperature": "hot"}),
+            "plan.temperature: ",
+        ),
         (put("plan", {**PLAN.model_dump(), "top_k": 5}), "unknown key plan.top_k"),
         (put("selections", "select/1"), "selections: "),
         (put("alpha_account", 0.05), "alpha_account: "),
@@ -107,7 +123,9 @@ def test_a_stored_state_that_is_refused_is_told_by_receipt_and_key(
     with pytest.raises(UserError) as refused:
         load_campaign(context, receipt_uri(context, start))
     message = str(refused.value)
-    assert message.startswith(f"{start.ref}: its state was stored by another version of Ratchet")
+    assert message.startswith(
+        f"{start.ref}: its state was stored by another version of Ratchet"
+    )
     assert words in message
     assert "begin a new run" in message
     assert "\n" not in message
@@ -145,7 +163,9 @@ def test_no_verb_ends_with_a_traceback_over_a_run_of_another_version(
     document = recipe_document()
     if not is_state:
         set_key(document, "data.human", [])
-    start = started(context, document, put("heldout", 3) if is_state else lambda document: None)
+    start = started(
+        context, document, put("heldout", 3) if is_state else lambda document: None
+    )
     for verb in verbs_over(start, tmp_path):
         done = CliRunner().invoke(app, [*verb, "--store", context.store.root])
         assert done.exception is None or isinstance(done.exception, SystemExit), (
@@ -154,7 +174,9 @@ def test_no_verb_ends_with_a_traceback_over_a_run_of_another_version(
         )
         assert done.exit_code in (0, 1, 2, 3), (verb, done.output)
     if is_state:
-        done = CliRunner().invoke(app, ["show", start.ref, "--store", context.store.root])
+        done = CliRunner().invoke(
+            app, ["show", start.ref, "--store", context.store.root]
+        )
         assert (done.exit_code, "unknown key heldout" in done.output) == (2, True)
 
 
@@ -170,7 +192,9 @@ def test_a_run_that_cannot_be_gone_on_from_is_told_before_any_task(
     told = ("--store", context.store.root, "--resume-from", uri)
     done = cli(tmp_path, "run", "r.yaml", *told, columns=400)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(f"error: run {RUN}: this version of Ratchet does not take")
+    assert done.stderr.startswith(
+        f"error: run {RUN}: this version of Ratchet does not take"
+    )
     assert "unknown key data.human" in done.stderr
     assert done.stderr.count("\n") == 1
     # No task has begun, and no run was named: only whether the store can be used was looked at.
@@ -180,11 +204,21 @@ def test_a_run_that_cannot_be_gone_on_from_is_told_before_any_task(
 
 @pytest.mark.parametrize(
     "line",
-    [b'{"id": "a", "verdict": "right"}', b'{"id": 3}', b'{"right": true}', b"[]", b"no JSON"],
+    [
+        b'{"id": "a", "verdict": "right"}',
+        b'{"id": 3}',
+        b'{"right": true}',
+        b"[]",
+        b"no JSON",
+    ],
 )
 def test_verdicts_of_another_version_are_named(context: Context, line: bytes) -> None:
     digest = hashlib.sha256(line).hexdigest()
     context.store.put_bytes(keys.object_key(digest), line)
-    batch = ReviewBatch(run_id=RUN, round=1, number=1, sha256=digest, verdicts=1, by="me")
-    with pytest.raises(Corrupt, match=f"{digest}: verdicts of another version.*import them anew"):
+    batch = ReviewBatch(
+        run_id=RUN, round=1, number=1, sha256=digest, verdicts=1, by="me"
+    )
+    with pytest.raises(
+        Corrupt, match=f"{digest}: verdicts of another version.*import them anew"
+    ):
         verdicts_in(context, [batch])

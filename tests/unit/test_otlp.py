@@ -98,7 +98,10 @@ def test_a_collector_gets_the_figures_that_prometheus_gets(
     }
     assert collector.headers[0]["authorization"] == PASSWORD
     resource = collector.resources[0]
-    assert (resource["service.name"], resource["deployment.environment"]) == ("ratchet", "prod")
+    assert (resource["service.name"], resource["deployment.environment"]) == (
+        "ratchet",
+        "prod",
+    )
 
 
 def test_a_run_is_one_trace_of_rounds_and_steps(
@@ -130,7 +133,9 @@ def test_a_run_is_one_trace_of_rounds_and_steps(
         assert shown["ratchet.verdict"] == one.record.verdict
         assert shown["ratchet.accepted"] == one.record.accepted
         assert shown["ratchet.validation_score"] == one.record.overall
-    steps = [span for span in collector.spans if span.name not in rounds and span is not root]
+    steps = [
+        span for span in collector.spans if span.name not in rounds and span is not root
+    ]
     assert sorted(span.name for span in steps) == sorted(
         task.name for task in view.tasks for _ in task.attempts
     )
@@ -150,13 +155,17 @@ def test_a_report_that_is_written_again_sends_the_same_spans(
     view: RunView, context: Context, collector: Collector, variables: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
-        report_of(view, context, variables, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        report_of(
+            view, context, variables, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint
+        )
     half = len(collector.spans) // 2
     ids = [span.span_id for span in collector.spans]
     assert sorted(ids[:half]) == sorted(ids[half:])
 
 
-def test_a_failed_task_is_an_error_in_the_trace_and_so_is_its_round(view: RunView) -> None:
+def test_a_failed_task_is_an_error_in_the_trace_and_so_is_its_round(
+    view: RunView,
+) -> None:
     attempts = attempts_of(view)
     last = attempts[-1]
     failed = last.model_copy(
@@ -169,7 +178,9 @@ def test_a_failed_task_is_an_error_in_the_trace_and_so_is_its_round(view: RunVie
             "receipt": "",
         }
     )
-    status = Gauge("ratchet_run_status", "Status.", (Sample(1.0, {"status": "failed"}),))
+    status = Gauge(
+        "ratchet_run_status", "Status.", (Sample(1.0, {"status": "failed"}),)
+    )
     made = spans_of(view.run_id, [*attempts, failed], view.state, [status])
     spans = {span.name: span for span in made}
     assert spans["train-r9"].error == "no memory"
@@ -278,7 +289,10 @@ def test_a_collector_that_refuses_costs_a_line(
     ],
 )
 def test_a_collector_that_does_not_answer_is_given_up_on(
-    view: RunView, capfd: pytest.CaptureFixture[str], variables: pytest.MonkeyPatch, answer: bytes
+    view: RunView,
+    capfd: pytest.CaptureFixture[str],
+    variables: pytest.MonkeyPatch,
+    answer: bytes,
 ) -> None:
     endless = answer.endswith(b"99\r\n\r\n")
     variables.setattr(otlp, "PATIENCE_SECONDS", 0.4)

@@ -27,12 +27,20 @@ def recipe(**sections: Any) -> Recipe:
 
 def prompts(number: int, **tags: str) -> list[Prompt]:
     return [
-        Prompt(id=str(n), text=str(n), verifier="exact", tags=tags, reference={"answer": "1"})
+        Prompt(
+            id=str(n),
+            text=str(n),
+            verifier="exact",
+            tags=tags,
+            reference={"answer": "1"},
+        )
         for n in range(number)
     ]
 
 
-@pytest.mark.parametrize(("alpha", "rounds"), [(0.05, 4), (0.05, 1), (0.05, 16), (0.2, 2)])
+@pytest.mark.parametrize(
+    ("alpha", "rounds"), [(0.05, 4), (0.05, 1), (0.05, 16), (0.2, 2)]
+)
 def test_the_smallest_gain_is_what_the_gate_would_accept_and_one_win_less_is_not(
     alpha: float, rounds: int
 ) -> None:
@@ -56,8 +64,12 @@ def test_families_count_each_once() -> None:
     many = [*prompts(50, topic="a"), *prompts(50, topic="b")]
     with pytest.raises(UserError, match=r"never promote: validation has 2 families"):
         outlook_of(recipe(decide=by_topic), many, 100)
-    with pytest.raises(UserError, match=r"50 of 100 validation prompts have no tag 'topic'"):
-        outlook_of(recipe(decide=by_topic), [*prompts(50), *prompts(50, topic="b")], 100)
+    with pytest.raises(
+        UserError, match=r"50 of 100 validation prompts have no tag 'topic'"
+    ):
+        outlook_of(
+            recipe(decide=by_topic), [*prompts(50), *prompts(50, topic="b")], 100
+        )
 
 
 def test_a_goal_that_no_prompt_belongs_to_is_an_error() -> None:
@@ -74,12 +86,18 @@ def test_a_goal_that_no_prompt_belongs_to_is_an_error() -> None:
         {"select": {"keep": {"by": "random", "rows": 15}}},
     ],
 )
-def test_a_round_that_cannot_accept_enough_is_an_error(sections: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"at most 15 samples.*select.min_accepted is 16"):
+def test_a_round_that_cannot_accept_enough_is_an_error(
+    sections: dict[str, Any],
+) -> None:
+    with pytest.raises(
+        UserError, match=r"at most 15 samples.*select.min_accepted is 16"
+    ):
         outlook_of(recipe(**sections), prompts(20), 15)
 
 
-def test_every_filter_has_words_for_what_helps_and_the_largest_reason_gets_them() -> None:
+def test_every_filter_has_words_for_what_helps_and_the_largest_reason_gets_them() -> (
+    None
+):
     names = {entry.name for filters in PASSES for entry in filters}
     # These two drop under other words.
     renamed = {"contamination": {"in_evaluation"}, "difficulty": {"solved"}}

@@ -36,12 +36,15 @@ NUM_ROWS = 200
 GOAL = {"goal": {"threshold": 0.9}}
 
 
-def recipe_with(folder: Path, verifier: str = "my_checker.py:check", **source: Any) -> Recipe:
+def recipe_with(
+    folder: Path, verifier: str = "my_checker.py:check", **source: Any
+) -> Recipe:
     """A recipe beside a file of rows that are checked by the user's function."""
     rows = folder / "rows.jsonl"
     if not rows.exists():
         lines = [
-            json.dumps({"prompt": f"ask {n}", "completion": f"yes {n}"}) for n in range(NUM_ROWS)
+            json.dumps({"prompt": f"ask {n}", "completion": f"yes {n}"})
+            for n in range(NUM_ROWS)
         ]
         rows.write_text("\n".join(lines))
     section = {"uri": f"file://{rows}", "verifier": verifier, **source}
@@ -86,8 +89,12 @@ def test_bools_scores_and_verdicts_count_from_the_threshold_on(tmp_path: Path) -
     prompt = prompt_of(tmp_path, source)
     scores = {"third": 1 / 3, "numpy": 1.0, "array": 0.25, "within": 0.25}
     assert {text: verdict_of(prompt, text).score for text in scores} == scores
-    assert verdict_of(prompt, "within").reason == "half ?", "it can be written into a file"
-    assert [verify(prompt, text) for text in ("bool", "half", "graded", "number", "no")] == [
+    assert verdict_of(prompt, "within").reason == "half ?", (
+        "it can be written into a file"
+    )
+    assert [
+        verify(prompt, text) for text in ("bool", "half", "graded", "number", "no")
+    ] == [
         True,
         True,
         True,
@@ -95,10 +102,14 @@ def test_bools_scores_and_verdicts_count_from_the_threshold_on(tmp_path: Path) -
         False,
     ]
     assert verdict_of(prompt, "graded") == Verdict(0.7, "two of three")
-    strict = prompt.model_copy(update={"check": prompt.check.model_copy(update={"threshold": 0.7})})
+    strict = prompt.model_copy(
+        update={"check": prompt.check.model_copy(update={"threshold": 0.7})}
+    )
     assert [verify(strict, text) for text in ("half", "graded")] == [False, True]
     # The reason stands with the sample that it drops.
-    samples = [say(strict, index, text) for index, text in enumerate(("half", "graded"))]
+    samples = [
+        say(strict, index, text) for index, text in enumerate(("half", "graded"))
+    ]
     strict_samples = make_scored_samples({strict.id: strict}, samples)
     kept, dropped = select(strict_samples, SelectSection(min_accepted=1))
     assert [one.text for one in kept] == ["graded"]
@@ -108,15 +119,24 @@ def test_bools_scores_and_verdicts_count_from_the_threshold_on(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("return len(answer) / 0", "my_checker.py line 3: ZeroDivisionError: division by zero"),
+        (
+            "return len(answer) / 0",
+            "my_checker.py line 3: ZeroDivisionError: division by zero",
+        ),
         ("raise SystemExit(0)", "my_checker.py line 3: SystemExit: 0"),
         ("return 'yes'", "it returned str, not a bool"),
         ("return None", "it returned NoneType"),
         ("return 1.5", "it returned the score 1.5"),
         ("return {'score': 1}", "it returned dict, not a bool"),
-        ("async def late(): return True\n        return late()", "it is async, and nothing awaits"),
+        (
+            "async def late(): return True\n        return late()",
+            "it is async, and nothing awaits",
+        ),
         ("raise ValueError('half ' + chr(0xd800))", "line 3: ValueError: half ?"),
-        ("open('wo' + 'rds.txt')", "'words.txt' (files of a checker's package travel with it"),
+        (
+            "open('wo' + 'rds.txt')",
+            "'words.txt' (files of a checker's package travel with it",
+        ),
         ("return float('nan')", "it returned the score nan"),
         ("import time; time.sleep(60)", "its time was up"),
         ("import os; os._exit(0)", "it ended with status 0"),
@@ -131,7 +151,10 @@ def test_bools_scores_and_verdicts_count_from_the_threshold_on(tmp_path: Path) -
             "E: an exception without",
         ),
         ("[0] * 10**10", "MemoryError"),
-        ("import socket; socket.create_connection(('127.0.0.1', PORT))", "PermissionError"),
+        (
+            "import socket; socket.create_connection(('127.0.0.1', PORT))",
+            "PermissionError",
+        ),
         ("open('/tmp/checker-was-here', 'w')", "PermissionError"),
         ("import subprocess; subprocess.run(['true'])", "PermissionError"),
         ("import os; os.kill(os.getppid(), 9)", "PermissionError"),
@@ -152,11 +175,15 @@ def test_a_failing_checker_is_the_reason_of_one_sample(
     assert verdict.reason.startswith("my_checker.py:check: ")
     assert reason in verdict.reason
     assert verdict.reason.endswith("(prompt 0123)")
-    assert verify(prompt, "good"), "the next sample is checked as if nothing had happened"
+    assert verify(prompt, "good"), (
+        "the next sample is checked as if nothing had happened"
+    )
     assert not Path("/tmp/checker-was-here").exists()
 
 
-def test_a_checker_knows_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checker_knows_no_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     source = "import os\ndef check(prompt, answer, reference):\n    raise ValueError(os.environ)\n"
     reason = verdict_of(prompt_of(tmp_path, source), "x").reason
@@ -247,18 +274,29 @@ def test_the_bundle_has_a_package_that_is_installed_in_a_virtual_environment(
     (package / "__pycache__").mkdir(parents=True)
     (package / "__pycache__" / "deep.pyc").touch()
     (package / "__init__.py").touch()
-    (package / "deep.py").write_text("def check(prompt, answer, reference):\n    return True\n")
+    (package / "deep.py").write_text(
+        "def check(prompt, answer, reference):\n    return True\n"
+    )
     monkeypatch.syspath_prepend(package.parent)
     recipe = recipe_with(tmp_path, "installed_rules.deep:check")
-    with zipfile.ZipFile(io.BytesIO(bundle_of(recipe, tmp_path / "recipe.yaml"))) as bundle:
-        assert bundle.namelist() == ["installed_rules/__init__.py", "installed_rules/deep.py"]
+    with zipfile.ZipFile(
+        io.BytesIO(bundle_of(recipe, tmp_path / "recipe.yaml"))
+    ) as bundle:
+        assert bundle.namelist() == [
+            "installed_rules/__init__.py",
+            "installed_rules/deep.py",
+        ]
 
 
 @pytest.mark.parametrize(
     ("source", "verifier", "message"),
     [
         ("x = 1", "my_checker.py:check", "has no function 'check'"),
-        ("def check(:", "my_checker.py:check", r"my_checker.py, line 1: invalid syntax"),
+        (
+            "def check(:",
+            "my_checker.py:check",
+            r"my_checker.py, line 1: invalid syntax",
+        ),
         ("async def check(): ...", "my_checker.py:check", "line 1: check is async"),
         (
             "class check:\n    async def verify(self): ...",
@@ -266,7 +304,11 @@ def test_the_bundle_has_a_package_that_is_installed_in_a_virtual_environment(
             "line 2: verify is async, .* make it a plain function",
         ),
         ("", "other.py:check", "there is no file"),
-        ("", "json.py:check", "json is the name of a module that is there already; .* my_json.py"),
+        (
+            "",
+            "json.py:check",
+            "json is the name of a module that is there already; .* my_json.py",
+        ),
         ("", "no_such_module.deep:check", "there is no module 'no_such_module.deep'"),
     ],
 )
@@ -279,9 +321,12 @@ def test_a_mistake_that_the_source_shows_is_found_before_anything_runs(
 
 
 @pytest.mark.parametrize(
-    "verifier", ["vibes", "../up.py:check", "/abs.py:check", "a.py", "os:system()", "a:b:c", ":f"]
+    "verifier",
+    ["vibes", "../up.py:check", "/abs.py:check", "a.py", "os:system()", "a:b:c", ":f"],
 )
-def test_what_is_no_name_of_a_verifier_is_refused(tmp_path: Path, verifier: str) -> None:
+def test_what_is_no_name_of_a_verifier_is_refused(
+    tmp_path: Path, verifier: str
+) -> None:
     with pytest.raises(UserError, match=r"no verifier .* my_checker.py:check"):
         recipe_with(tmp_path, verifier)
 
@@ -300,7 +345,9 @@ def test_prepare_takes_the_code_from_the_store_and_every_row_names_it(
     campaign = load_campaign(context, receipt_uri(context, start))
     assert campaign.prepared.objects["checker.zip"].sha256 == sent.data.checker_code
     assert read_summary(campaign.prepared, PrepareSummary).rejected == {}
-    (prompt, *_) = read_rows(fetch(context, campaign.prepared, "splits/validation.jsonl"), Prompt)
+    (prompt, *_) = read_rows(
+        fetch(context, campaign.prepared, "splits/validation.jsonl"), Prompt
+    )
     assert prompt.check.code == sent.data.checker_code
     assert verify(prompt, "yes 999")
     assert not verify(prompt, "no")
@@ -315,7 +362,9 @@ def test_prepare_tries_the_checker_on_rows_and_names_the_line(
     path = tmp_path / "recipe.yaml"
 
     def prepared(**source: Any) -> None:
-        sent = send_checker_code(recipe_with(tmp_path, **source), path, context.store.root, {})
+        sent = send_checker_code(
+            recipe_with(tmp_path, **source), path, context.store.root, {}
+        )
         prepare(context, sent.model_dump(mode="json"))
 
     with pytest.raises(
@@ -328,7 +377,8 @@ def test_prepare_tries_the_checker_on_rows_and_names_the_line(
     with pytest.raises(UserError, match="no_reference, first at line 1: no 'level'"):
         prepared(reference_fields=["level"])
     lines = [
-        json.dumps({"prompt": f"ask {n}", "completion": "yes", "level": 3}) for n in range(NUM_ROWS)
+        json.dumps({"prompt": f"ask {n}", "completion": "yes", "level": 3})
+        for n in range(NUM_ROWS)
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     prepared(reference_fields=["level"])
@@ -349,21 +399,28 @@ def test_the_example_of_the_page_works(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "checkers.md").read_text()
-    blocks = re.findall(r"^```(?:python|yaml)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(
+        r"^```(?:python|yaml)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL
+    )
     checker, recipe_text, recipe_of_code, recipe_of_json, _, recipe_of_task = blocks
     for text in (recipe_of_code, recipe_of_json, recipe_of_task):
         parse_recipe({**RECIPE, "decide": GOAL, **yaml.safe_load(text)})
     (tmp_path / "my_checker.py").write_text(checker)
     (row,) = re.findall(r"`(\{\"prompt\".*?\})`", page, re.DOTALL)
     flag = json.loads(" ".join(row.split()))
-    rows = [json.dumps({**flag, "prompt": f"{n}. {flag['prompt']}"}) for n in range(NUM_ROWS)]
+    rows = [
+        json.dumps({**flag, "prompt": f"{n}. {flag['prompt']}"})
+        for n in range(NUM_ROWS)
+    ]
     (tmp_path / "colours.jsonl").write_text("\n".join(rows))
     monkeypatch.chdir(tmp_path)
     recipe = parse_recipe({**RECIPE, "decide": GOAL, **yaml.safe_load(recipe_text)})
     sent = send_checker_code(recipe, tmp_path / "recipe.yaml", context.store.root, {})
     start = prepare(context, sent.model_dump(mode="json"))
     campaign = load_campaign(context, receipt_uri(context, start))
-    (prompt, *_) = read_rows(fetch(context, campaign.prepared, "splits/test.jsonl"), Prompt)
+    (prompt, *_) = read_rows(
+        fetch(context, campaign.prepared, "splits/test.jsonl"), Prompt
+    )
     verdict = verdict_of(prompt, "It is green and red.")
     assert (round(verdict.score, 3), verdict.reason) == (0.667, "missing: white")
     assert not verify(prompt, "It is green and red.")

@@ -37,7 +37,10 @@ def recipe(folder: Path, **own_prompts: Any) -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     prompts = {
         "train": KNOWN,
-        "validation": ["How many legs has a spider in all?", *(f"v {n}" for n in range(12))],
+        "validation": [
+            "How many legs has a spider in all?",
+            *(f"v {n}" for n in range(12)),
+        ],
         "dev": [f"d {number}" for number in range(4)],
         "test": [f"t {number}" for number in range(4)],
     }
@@ -49,7 +52,11 @@ def recipe(folder: Path, **own_prompts: Any) -> dict[str, Any]:
         sources.append({"uri": str(path), "split": split})
     document["data"] = {"sources": sources}
     document["model"] = {"source": str(save_chat_model(folder / "chat"))}
-    document["generate"] |= {"prompts_per_round": 48, "samples_per_prompt": 2, "top_k": 0}
+    document["generate"] |= {
+        "prompts_per_round": 48,
+        "samples_per_prompt": 2,
+        "top_k": 0,
+    }
     document["generate"]["own_prompts"] |= own_prompts
     document["select"]["min_accepted"] = 1
     document["decide"] |= {"max_rounds": 1, "alpha": 0.5}
@@ -95,10 +102,14 @@ def test_only_new_whole_prompts_outside_of_evaluation_are_asked(
         "Question 3:": "empty",
     }
     samples = [
-        Sample(prompt_id="x", index=0, seed=seed, text=text, num_tokens=9, finished=True)
+        Sample(
+            prompt_id="x", index=0, seed=seed, text=text, num_tokens=9, finished=True
+        )
         for seed, text in enumerate(said)
     ]
-    cut = samples[3].model_copy(update={"text": "A question that was cut o", "finished": False})
+    cut = samples[3].model_copy(
+        update={"text": "A question that was cut o", "finished": False}
+    )
     # What stands before the next question is whole, although the rest of the list was cut.
     samples[0] = samples[0].model_copy(update={"finished": False})
     written = sift(context, campaign, [*samples, cut], KNOWN)
@@ -128,7 +139,9 @@ def test_a_round_asks_what_the_model_wrote_and_says_what_became_of_it(
     assert len(prompts) + len(rejected) == 48
     assert summary.generated == 2 * len(prompts)
     sentence = written_line(summary)
-    assert sentence.startswith(f"The model wrote 48 prompts, and {counts.asked} of them were asked")
+    assert sentence.startswith(
+        f"The model wrote 48 prompts, and {counts.asked} of them were asked"
+    )
     assert f"cut_off {counts.dropped['cut_off']}" in sentence
     # Its own prompts have no reference: what two random answers do not agree on is dropped.
     selected = select.run(select.SelectInputs(state, (shard,)), context)
@@ -140,7 +153,9 @@ def test_a_round_asks_what_the_model_wrote_and_says_what_became_of_it(
 def test_a_round_whose_prompts_are_all_refused_is_a_weak_one(
     context: Context, tmp_path: Path
 ) -> None:
-    state = first_round(context, prepare(context, recipe(tmp_path, form="turn", max_new_tokens=1)))
+    state = first_round(
+        context, prepare(context, recipe(tmp_path, form="turn", max_new_tokens=1))
+    )
     shard = generate.run(generate.GenerateInputs(state, 0), context)
     assert read_summary(shard, GenerateSummary).generated == 0
     selected = select.run(select.SelectInputs(state, (shard,)), context)
@@ -167,7 +182,10 @@ def test_without_a_verifier_the_share_that_agrees_is_the_pass_rate() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"select": {"min_vote_share": 0.0, "difficulty": None}}, "tells good answers from bad"),
+        (
+            {"select": {"min_vote_share": 0.0, "difficulty": None}},
+            "tells good answers from bad",
+        ),
         ({"select": {"verifier": True}}, "no right answer is known"),
         ({"generate": {"shards": 2}}, "shards 1"),
         ({"generate": {"from": "prompts"}}, "`own_prompts` is for"),
@@ -187,6 +205,10 @@ def test_a_model_without_a_template_cannot_go_on_as_the_user(
     context: Context, tmp_path: Path
 ) -> None:
     document = recipe(tmp_path, form="turn")
-    document["model"] = {"scratch": {"hidden_size": 16, "num_layers": 1, "tokenizer": "byte"}}
-    with pytest.raises(UserError, match="no chat template, so no turn of a user can be opened"):
+    document["model"] = {
+        "scratch": {"hidden_size": 16, "num_layers": 1, "tokenizer": "byte"}
+    }
+    with pytest.raises(
+        UserError, match="no chat template, so no turn of a user can be opened"
+    ):
         prepare(context, document)

@@ -26,7 +26,9 @@ TASK = RECIPE["data"]["tasks"][0]
 
 
 def task_of_the_page() -> str:
-    (code,) = [block for block in PAGE.read_text().split("```python\n") if "def make(" in block]
+    (code,) = [
+        block for block in PAGE.read_text().split("```python\n") if "def make(" in block
+    ]
     return code.partition("```")[0]
 
 
@@ -35,16 +37,22 @@ def prepared(
 ) -> Campaign:
     (folder / "my_task.py").write_text(source)
     document = {**RECIPE, "data": {"tasks": [{**TASK, "task": name}]}}
-    recipe = send_checker_code(parse_recipe(document), folder / "r.yaml", context.store.root, {})
+    recipe = send_checker_code(
+        parse_recipe(document), folder / "r.yaml", context.store.root, {}
+    )
     start = prepare(context, recipe.model_dump(mode="json"))
     return load_campaign(context, receipt_uri(context, start))
 
 
-def test_the_example_of_the_page_climbs_a_ladder(context: Context, tmp_path: Path) -> None:
+def test_the_example_of_the_page_climbs_a_ladder(
+    context: Context, tmp_path: Path
+) -> None:
     campaign = prepared(context, tmp_path, task_of_the_page())
 
     def rows_of(split: str, kind: Any) -> list[Any]:
-        return list(read_rows(fetch(context, campaign.prepared, f"splits/{split}.jsonl"), kind))
+        return list(
+            read_rows(fetch(context, campaign.prepared, f"splits/{split}.jsonl"), kind)
+        )
 
     train = rows_of("train", TrainingRow)
     assert set(Counter(row.tags["length"] for row in train)) == {"1", "2", "3", "4"}

@@ -38,8 +38,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this tree, built offline by the locked backend."""
     folder = tmp_path_factory.mktemp("wheel")
     options = ["--no-build-isolation", "--no-deps", "--no-index", "--quiet"]
-    build = [sys.executable, "-m", "pip", "wheel", *options, f"--wheel-dir={folder}", str(ROOT)]
-    done = subprocess.run(build, cwd=folder, text=True, capture_output=True, check=False)
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        *options,
+        f"--wheel-dir={folder}",
+        str(ROOT),
+    ]
+    done = subprocess.run(
+        build, cwd=folder, text=True, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     (built,) = folder.glob("*.whl")
     return built
@@ -49,13 +59,24 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command `ratchet`, installed into an environment that sees the dependencies of this one."""
     environment = tmp_path_factory.mktemp("installed") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", environment], check=True
+    )
     python = str(environment / "bin" / "python")
     (site_packages,) = environment.glob("lib/python*/site-packages")
     dependencies = site_packages / "dependencies.pth"
     dependencies.write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
     options = ["--no-deps", "--no-index", "--quiet"]
-    install = [sys.executable, "-m", "pip", "--python", python, "install", *options, str(wheel)]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        *options,
+        str(wheel),
+    ]
     subprocess.run(install, check=True)
     return environment / "bin" / "ratchet"
 
@@ -101,12 +122,18 @@ def metadata_of(wheel: Path) -> Message:
 def files_that_travel() -> set[str]:
     """Files of this tree that the command reads or imports, relative to the root."""
     trees = ("components", "recipes", "manifests/profiles")
-    found = [path for tree in trees for path in (ROOT / tree).rglob("*") if path.is_file()]
-    names = {path.relative_to(ROOT).as_posix() for path in found if path.suffix != ".pyc"}
+    found = [
+        path for tree in trees for path in (ROOT / tree).rglob("*") if path.is_file()
+    ]
+    names = {
+        path.relative_to(ROOT).as_posix() for path in found if path.suffix != ".pyc"
+    }
     return names | {"pipeline.py", "docker/images.toml"}
 
 
-def test_the_wheel_has_one_top_level_package_with_a_whole_copy_of_the_source(wheel: Path) -> None:
+def test_the_wheel_has_one_top_level_package_with_a_whole_copy_of_the_source(
+    wheel: Path,
+) -> None:
     names = names_in(wheel)
     top_level = {name.partition("/")[0] for name in names}
     assert {name for name in top_level if not name.endswith(".dist-info")} == {PACKAGE}
@@ -123,7 +150,9 @@ def test_the_wheel_says_its_licence_and_which_python_it_needs(wheel: Path) -> No
 
 
 def test_users_get_the_libraries_that_are_tested() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     text = (ROOT / "docker" / "requirements" / "dev.in").read_text(encoding="utf-8")
     for extra in ("gym", "otel"):
         [wanted] = map(Requirement, project["optional-dependencies"][extra])
@@ -137,14 +166,20 @@ def test_users_get_the_libraries_that_are_tested() -> None:
     }
     assert {canonicalize_name(one.name) for one in declared} == set(pins) - BUILD_TOOLS
     refused = [
-        str(one) for one in declared if pins[canonicalize_name(one.name)] not in one.specifier
+        str(one)
+        for one in declared
+        if pins[canonicalize_name(one.name)] not in one.specifier
     ]
     assert refused == []
 
 
 @pytest.mark.parametrize("library", ["torch", "transformers"])
-def test_users_get_no_untested_minor_version_of_what_is_used_below_its_api(library: str) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+def test_users_get_no_untested_minor_version_of_what_is_used_below_its_api(
+    library: str,
+) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     [declared] = [
         requirement
         for requirement in map(Requirement, project["dependencies"])
@@ -157,7 +192,9 @@ def test_users_get_no_untested_minor_version_of_what_is_used_below_its_api(libra
     assert f"{version.major}.{version.minor + 1}.0" not in declared.specifier
 
 
-def test_version_is_that_of_the_wheel(command: Path, wheel: Path, tmp_path: Path) -> None:
+def test_version_is_that_of_the_wheel(
+    command: Path, wheel: Path, tmp_path: Path
+) -> None:
     version = metadata_of(wheel)["Version"]
     by_script = call(tmp_path, command, "--version")
     by_module = call(tmp_path, command.with_name("python"), "-m", PACKAGE, "--version")
@@ -170,25 +207,45 @@ def test_the_installed_command_says_its_own_name(command: Path, tmp_path: Path) 
     assert (wrong.returncode, "No such command 'fly'" in wrong.stderr) == (2, True)
 
 
-def test_the_schema_is_that_of_the_checkout(command: Path, kubeflow_project: Path) -> None:
+def test_the_schema_is_that_of_the_checkout(
+    command: Path, kubeflow_project: Path
+) -> None:
     installed = call(kubeflow_project, command, "schema")
     checkout = call(kubeflow_project, sys.executable, ROOT / "pipeline.py", "schema")
     assert (installed.returncode, checkout.returncode) == (0, 0)
     assert installed.stdout == checkout.stdout
 
 
-def test_a_recipe_is_compiled_from_any_folder(command: Path, kubeflow_project: Path) -> None:
+def test_a_recipe_is_compiled_from_any_folder(
+    command: Path, kubeflow_project: Path
+) -> None:
     recipe = ROOT / "recipes" / "demo.yaml"
-    done = call(kubeflow_project, command, "compile", recipe, "-o", "package.yaml", "--rounds", "1")
+    done = call(
+        kubeflow_project,
+        command,
+        "compile",
+        recipe,
+        "-o",
+        "package.yaml",
+        "--rounds",
+        "1",
+    )
     assert done.returncode == 0, done.stderr
-    assert "ratchet-demo" in (kubeflow_project / "package.yaml").read_text(encoding="utf-8")
+    assert "ratchet-demo" in (kubeflow_project / "package.yaml").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_recipe_of_the_package_is_used_where_the_folder_has_none(
     command: Path, kubeflow_project: Path
 ) -> None:
     done = call(
-        kubeflow_project, command, "run", "recipes/demo.yaml", "--set", "decide.goal.threshold=3"
+        kubeflow_project,
+        command,
+        "run",
+        "recipes/demo.yaml",
+        "--set",
+        "decide.goal.threshold=3",
     )
     shipped = Path(PACKAGE, "source", "recipes", "demo.yaml")
     assert f"using the one that comes with Ratchet: {command.parents[1]}" in done.stderr
@@ -201,8 +258,12 @@ def test_tasks_of_a_run_import_the_package_and_not_the_users_files(
 ) -> None:
     (kubeflow_project / "recipe.yaml").write_text(NO_DATA, encoding="utf-8")
     # It can be read; only prepare sees that it makes no splits.
-    (kubeflow_project / "data.jsonl").write_text('{"prompt": "1+1=", "completion": "2"}\n')
-    done = call(kubeflow_project, command, "run", "recipe.yaml", "--rounds", "1", "--json")
+    (kubeflow_project / "data.jsonl").write_text(
+        '{"prompt": "1+1=", "completion": "2"}\n'
+    )
+    done = call(
+        kubeflow_project, command, "run", "recipe.yaml", "--rounds", "1", "--json"
+    )
     assert done.returncode == 2, done.stderr
     outcome = json.loads(done.stdout)
     assert outcome["executed"] == ["prepare", "report"]

@@ -21,7 +21,9 @@ from components.train.process.packing import bins, collate_packed, keeps_rows_ap
 from tests.unit.tiny import tiny_model
 
 CASES = [
-    (name, attention) for name in ("llama", "llama-nope", "gpt2") for attention in ("eager", "sdpa")
+    (name, attention)
+    for name in ("llama", "llama-nope", "gpt2")
+    for attention in ("eager", "sdpa")
 ]
 
 
@@ -38,17 +40,24 @@ def some_rows(count: int = 9, longest: int = 14) -> list[EncodedRow]:
     lengths = [1, 2, *(rng.randint(3, longest) for _ in range(count - 2))]
     rows = [[rng.randint(4, 13) for _ in range(length)] for length in lengths]
     return [
-        EncodedRow(ids, rng.randint(0, len(ids) - 1), rng.choice([0.5, 1.0, 2.0])) for ids in rows
+        EncodedRow(ids, rng.randint(0, len(ids) - 1), rng.choice([0.5, 1.0, 2.0]))
+        for ids in rows
     ]
 
 
 def packed(rows: list[EncodedRow], capacity: int) -> Any:
     return collate_packed(
-        [[rows[i] for i in group] for group in bins([len(row.ids) for row in rows], capacity)], 0
+        [
+            [rows[i] for i in group]
+            for group in bins([len(row.ids) for row in rows], capacity)
+        ],
+        0,
     )
 
 
-def loss_and_gradients(model: Any, batch: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def loss_and_gradients(
+    model: Any, batch: Any
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     loss = CompletionLoss(model)(batch)
     return loss.detach(), list(
         torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
@@ -72,7 +81,9 @@ def test_packed_rows_have_the_loss_and_gradients_of_rows_alone(
 
 
 @pytest.mark.parametrize(("architecture", "attention"), CASES)
-def test_no_logit_depends_on_another_row_of_the_sequence(architecture: str, attention: str) -> None:
+def test_no_logit_depends_on_another_row_of_the_sequence(
+    architecture: str, attention: str
+) -> None:
     model = model_of(architecture, attention)
     rows = [
         EncodedRow([5, 6, 7, 8], 1),
@@ -87,24 +98,36 @@ def test_no_logit_depends_on_another_row_of_the_sequence(architecture: str, atte
         for changed, place in own.items():
             inputs = batch.input_ids.clone()
             inputs[0, place] = 13
-            after = head(states_of(body, Batch(inputs, batch.labels, batch.position_ids)))
+            after = head(
+                states_of(body, Batch(inputs, batch.labels, batch.position_ids))
+            )
             for other, kept in own.items():
-                assert torch.equal(before[0, kept], after[0, kept]) == (other != changed)
+                assert torch.equal(before[0, kept], after[0, kept]) == (
+                    other != changed
+                )
             assert torch.equal(before[1], after[1])
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_what_stands_alone_in_its_sequence_and_what_is_padded_are_right_too(attention: str) -> None:
+def test_what_stands_alone_in_its_sequence_and_what_is_padded_are_right_too(
+    attention: str,
+) -> None:
     model, rows = model_of("llama-nope", attention), some_rows(4)
     loss = CompletionLoss(model)
     with torch.inference_mode():
         expected = sum(float(loss(collate([row], 0))) for row in rows)
         for groups in ([[row] for row in rows], [rows[:3], rows[3:]], [rows]):
-            assert float(loss(collate_packed(groups, 0))) == pytest.approx(expected, rel=1e-5)
+            assert float(loss(collate_packed(groups, 0))) == pytest.approx(
+                expected, rel=1e-5
+            )
 
 
 def test_the_first_token_of_a_row_is_never_a_target() -> None:
-    rows = [EncodedRow([5, 6], 0), EncodedRow([7, 8, 9], 0, weight=2.0), EncodedRow([10], 0)]
+    rows = [
+        EncodedRow([5, 6], 0),
+        EncodedRow([7, 8, 9], 0, weight=2.0),
+        EncodedRow([10], 0),
+    ]
     batch = collate_packed([rows], 0)
     assert batch.labels.tolist() == [[-100, 6, -100, 8, 9, -100]]
     assert batch.position_ids is not None
@@ -116,7 +139,10 @@ def test_the_first_token_of_a_row_is_never_a_target() -> None:
 
 def test_a_model_that_cannot_keep_packed_rows_apart_is_known_by_trying() -> None:
     for architecture, attention in CASES:
-        assert keeps_rows_apart(model_of(architecture, attention)), (architecture, attention)
+        assert keeps_rows_apart(model_of(architecture, attention)), (
+            architecture,
+            attention,
+        )
     torch.manual_seed(0)
     recurrent = LstmForCausalLM(LstmConfig(vocab_size=16, hidden_size=32))
     assert not keeps_rows_apart(recurrent.train())

@@ -36,7 +36,9 @@ def recipe_with_text(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_braces_and_nulls_of_a_recipe_come_through_the_pipelines_parameter(text: str) -> None:
+def test_braces_and_nulls_of_a_recipe_come_through_the_pipelines_parameter(
+    text: str,
+) -> None:
     recipe = parse_recipe(recipe_with_text(text))
     parameter = pipeline_document(recipe)
     assert "{{" not in repr(parameter)
@@ -52,4 +54,6 @@ def test_a_recipe_that_a_person_typed_into_the_form_is_left_as_it_is() -> None:
 
 def test_a_recipe_without_braces_is_readable_in_the_form() -> None:
     recipe = recipe_of()
-    assert pipeline_document(recipe) == recipe.model_dump(mode="json", exclude_none=True)
+    assert pipeline_document(recipe) == recipe.model_dump(
+        mode="json", exclude_none=True
+    )

@@ -31,7 +31,9 @@ def dev(value: float, low: float = 0.0, high: float = 1.0) -> Scores:
     return Scores(measure_of("accuracy"), {"": estimate})
 
 
-def change(name: str, plan: Plan = PLAN, recipe: Recipe | None = None) -> tuple[str, Any]:
+def change(
+    name: str, plan: Plan = PLAN, recipe: Recipe | None = None
+) -> tuple[str, Any]:
     return changed_setting(plan, recipe or recipe_of(), name)  # type: ignore[arg-type]
 
 
@@ -87,7 +89,8 @@ def test_greedy_on_purpose_stays_greedy_unless_diversity_is_missing() -> None:
 
 def test_a_value_the_recipe_sets_beyond_the_bounds_is_left_alone() -> None:
     recipe = recipe_of(
-        generate={"temperature": 2.0, "samples_per_prompt": 100}, select={"labelled_share": 0.95}
+        generate={"temperature": 2.0, "samples_per_prompt": 100},
+        select={"labelled_share": 0.95},
     )
     plan = base_plan(recipe)
     assert change("temperature_up", plan, recipe) == ("temperature", 2.0)
@@ -98,11 +101,19 @@ def test_a_value_the_recipe_sets_beyond_the_bounds_is_left_alone() -> None:
 def test_a_natural_union_has_no_share_that_could_change() -> None:
     recipe = recipe_of(select={"union": True})
     plan = base_plan(recipe)
-    assert change("labelled_share_up", plan, recipe) == ("labelled_share", plan.labelled_share)
-    assert change("labelled_share_down", plan, recipe) == ("labelled_share", plan.labelled_share)
+    assert change("labelled_share_up", plan, recipe) == (
+        "labelled_share",
+        plan.labelled_share,
+    )
+    assert change("labelled_share_down", plan, recipe) == (
+        "labelled_share",
+        plan.labelled_share,
+    )
 
 
-def test_a_structure_doubles_its_rank_then_the_layers_trained_in_full_then_stops() -> None:
+def test_a_structure_doubles_its_rank_then_the_layers_trained_in_full_then_stops() -> (
+    None
+):
     plan, seen = ADAPTED, []
     for _ in range(6):
         lacking = [Finding("too_little_capacity", "seen", 0.7, "structure_up", None)]
@@ -122,20 +133,38 @@ def test_a_structure_doubles_its_rank_then_the_layers_trained_in_full_then_stops
     assert plan.model_copy(update={"lora": ADAPTED.lora}) == ADAPTED
 
 
-def test_word_dropout_is_raised_where_the_recipe_has_an_augmentation_and_nowhere_else() -> None:
+def test_word_dropout_is_raised_where_the_recipe_has_an_augmentation_and_nowhere_else() -> (
+    None
+):
     overfitted = [
-        Finding("overfitting", "seen", 0.8, "word_dropout_up", "", otherwise="steps_down")
+        Finding(
+            "overfitting", "seen", 0.8, "word_dropout_up", "", otherwise="steps_down"
+        )
     ]
     plain = recipe_of()
     plan, _ = next_plan(plain, base_plan(plain), overfitted, None, base_plan(plain))
-    assert (plan.word_dropout, plan.steps) == (None, round(0.67 * base_plan(plain).steps))
-    noisy = recipe_of(train={"rounds": {"augmentation": {"word_dropout": 0.05, "case_noise": 0.1}}})
-    plan, causes = next_plan(noisy, base_plan(noisy), overfitted, None, base_plan(noisy))
+    assert (plan.word_dropout, plan.steps) == (
+        None,
+        round(0.67 * base_plan(plain).steps),
+    )
+    noisy = recipe_of(
+        train={"rounds": {"augmentation": {"word_dropout": 0.05, "case_noise": 0.1}}}
+    )
+    plan, causes = next_plan(
+        noisy, base_plan(noisy), overfitted, None, base_plan(noisy)
+    )
     assert causes[0].change == "word_dropout as in the recipe → 0.15"
     assert plan.steps == base_plan(noisy).steps
-    rounds = with_plan(noisy, plan.model_copy(update={"neftune_alpha": 5.0})).train.rounds
+    rounds = with_plan(
+        noisy, plan.model_copy(update={"neftune_alpha": 5.0})
+    ).train.rounds
     assert rounds.augmentation == Augmentation(word_dropout=0.15, case_noise=0.1)
-    assert with_plan(noisy, plan.model_copy(update={"neftune_alpha": 5.0})).train.neftune_alpha == 5
+    assert (
+        with_plan(
+            noisy, plan.model_copy(update={"neftune_alpha": 5.0})
+        ).train.neftune_alpha
+        == 5
+    )
     # Taken back, it is what it was, and is not tried again.
     found = review(record(0.6), base_plan(noisy), plan, "rejected", dev(0.55), {})
     assert found is not None
@@ -179,10 +208,15 @@ def test_at_most_two_settings_change_a_round_and_only_for_causes_of_a_high_prior
     asked: list[tuple[Any, float]],
 ) -> None:
     findings = [
-        Finding(f"cause{n}", "seen", sure, what, "") for n, (what, sure) in enumerate(asked)
+        Finding(f"cause{n}", "seen", sure, what, "")
+        for n, (what, sure) in enumerate(asked)
     ]
     plan, causes = next_plan(LORA, ADAPTED, findings, None, ADAPTED)
-    changed = [name for name in Plan.model_fields if getattr(plan, name) != getattr(ADAPTED, name)]
+    changed = [
+        name
+        for name in Plan.model_fields
+        if getattr(plan, name) != getattr(ADAPTED, name)
+    ]
     assert len(changed) <= MAX_CHANGES
     assert sum(bool(cause.change) for cause in causes) == len(changed)
     assert all(cause.priority >= 0.5 for cause in causes if cause.change)
@@ -221,10 +255,14 @@ def test_a_change_that_made_it_worse_is_taken_back_once() -> None:
     assert causes[0].change == "learning_rate 0.002 → 0.001"
     assert "went from 0.6000 to 0.5500" in causes[0].evidence
     assert causes[1].change is None  # the same setting is not changed again at once
-    assert review(record(0.6, causes[0]), current, PLAN, "rejected", dev(0.55), {}) is None
+    assert (
+        review(record(0.6, causes[0]), current, PLAN, "rejected", dev(0.55), {}) is None
+    )
 
 
-def test_a_change_stays_if_the_candidate_was_better_or_promoted_or_nothing_changed() -> None:
+def test_a_change_stays_if_the_candidate_was_better_or_promoted_or_nothing_changed() -> (
+    None
+):
     current = PLAN.model_copy(update={"steps": 300})
     assert review(record(0.6), PLAN, current, "rejected", dev(0.6), {}) is None
     assert review(record(0.6), PLAN, current, "promoted", dev(0.5), {}) is None
@@ -232,7 +270,9 @@ def test_a_change_stays_if_the_candidate_was_better_or_promoted_or_nothing_chang
     assert review(None, PLAN, current, "rejected", dev(0.5), {}) is None
 
 
-def told(measures: dict[str, float], *causes: Cause, overall: float = 0.6) -> RoundRecord:
+def told(
+    measures: dict[str, float], *causes: Cause, overall: float = 0.6
+) -> RoundRecord:
     return record(overall, *causes).model_copy(update={"measures": measures})
 
 
@@ -263,10 +303,14 @@ def test_a_prediction_that_comes_true_is_confirmed_and_the_change_stays() -> Non
     assert "last_loss went from 0.8 to 0.5, as predicted" in found.evidence
     plan, causes = next_plan(recipe_of(), FEWER, [], found, PLAN)
     assert plan == FEWER
-    assert [(cause.name, cause.change) for cause in causes] == [("change_confirmed", None)]
+    assert [(cause.name, cause.change) for cause in causes] == [
+        ("change_confirmed", None)
+    ]
 
 
-def test_a_prediction_that_fails_takes_the_change_back_even_if_accuracy_did_not_fall() -> None:
+def test_a_prediction_that_fails_takes_the_change_back_even_if_accuracy_did_not_fall() -> (
+    None
+):
     found = review(
         told({"last_loss": 0.8}, PREDICTS),
         PLAN,
@@ -305,17 +349,23 @@ def test_a_clear_fall_of_accuracy_takes_a_change_back_whatever_it_moved() -> Non
 
 
 def test_what_was_taken_back_is_not_tried_again_but_its_alternative_is() -> None:
-    back = Cause(name="change_taken_back", evidence="", priority=0.9, change="steps 300 → 200")
+    back = Cause(
+        name="change_taken_back", evidence="", priority=0.9, change="steps 300 → 200"
+    )
     refuted = refuted_changes([told({}, PREDICTS), told({}, back)])
     assert refuted == {"steps_up"}
-    again = Finding("underfitting", "seen", 0.7, "steps_up", "", otherwise="learning_rate_up")
+    again = Finding(
+        "underfitting", "seen", 0.7, "steps_up", "", otherwise="learning_rate_up"
+    )
     plan, causes = next_plan(recipe_of(), PLAN, [again], None, PLAN, refuted)
     assert (plan.steps, plan.learning_rate) == (PLAN.steps, 2 * PLAN.learning_rate)
     assert causes[0].change_name == "learning_rate_up"
     assert refuted_changes([told({}, PREDICTS), told({})]) == frozenset()
 
 
-def test_settings_of_the_recipe_are_changed_by_the_plan_and_stay_as_they_are_until_then() -> None:
+def test_settings_of_the_recipe_are_changed_by_the_plan_and_stay_as_they_are_until_then() -> (
+    None
+):
     recipe = recipe_of(generate={"max_new_tokens": 8})
     assert with_plan(recipe, PLAN) == recipe
     setting, longer = change("answer_tokens_up", PLAN, recipe)

@@ -14,12 +14,22 @@ from tests.unit.crafted import PLAN, recipe_of
 from tests.unit.reflections import ADAPTED, LORA
 
 
-def change(name: Any, plan: Plan = PLAN, recipe: Recipe | None = None) -> tuple[str, Any]:
+def change(
+    name: Any, plan: Plan = PLAN, recipe: Recipe | None = None
+) -> tuple[str, Any]:
     return changed_setting(plan, recipe or recipe_of(), name)
 
 
 LAYERED = recipe_of(
-    train={"layers": {"extra": 1, "trained": 2, "min_extra": -1, "max_extra": 3, "max_trained": 5}}
+    train={
+        "layers": {
+            "extra": 1,
+            "trained": 2,
+            "min_extra": -1,
+            "max_extra": 3,
+            "max_trained": 5,
+        }
+    }
 )
 DEEP = base_plan(LAYERED)
 
@@ -41,7 +51,9 @@ def test_layers_change_one_step_at_a_time_within_the_recipes_bounds(
 ) -> None:
     plan, seen = DEEP, []
     for _ in range(4):
-        following, causes = next_plan(LAYERED, plan, [Finding("x", "y", 0.7, name, "")], None, plan)
+        following, causes = next_plan(
+            LAYERED, plan, [Finding("x", "y", 0.7, name, "")], None, plan
+        )
         if following != plan:
             assert causes[0].change == f"layers {plan.layers} → {following.layers}"
             seen.append(str(following.layers))
@@ -51,18 +63,35 @@ def test_layers_change_one_step_at_a_time_within_the_recipes_bounds(
 
 
 def test_layers_that_the_recipe_does_not_name_do_not_change() -> None:
-    for name in ("layers_up", "layers_down", "trained_layers_up", "trained_layers_down"):
+    for name in (
+        "layers_up",
+        "layers_down",
+        "trained_layers_up",
+        "trained_layers_down",
+    ):
         assert change(name) == ("layers", None)
     # Without bounds that allow it, the depth stays, and all layers are trained already.
     recipe = recipe_of(train={"layers": {}})
     plan = base_plan(recipe)
-    for name in ("layers_up", "layers_down", "trained_layers_up", "trained_layers_down"):
+    for name in (
+        "layers_up",
+        "layers_down",
+        "trained_layers_up",
+        "trained_layers_down",
+    ):
         assert change(name, plan, recipe) == ("layers", plan.layers)
 
 
 def test_the_last_inserted_layer_stays_where_inserted_ones_alone_are_trained() -> None:
     recipe = recipe_of(
-        train={"layers": {"extra": 2, "trained": "inserted", "min_extra": -2, "max_extra": 2}}
+        train={
+            "layers": {
+                "extra": 2,
+                "trained": "inserted",
+                "min_extra": -2,
+                "max_extra": 2,
+            }
+        }
     )
     plan = base_plan(recipe)
     for _ in range(3):
@@ -81,7 +110,9 @@ def test_adapters_shrink_to_a_quarter_of_the_recipes_rank() -> None:
     assert change("structure_down") == ("lora", None)
 
 
-def test_dropout_comes_down_to_none_and_a_recipe_without_it_has_nothing_to_change() -> None:
+def test_dropout_comes_down_to_none_and_a_recipe_without_it_has_nothing_to_change() -> (
+    None
+):
     recipe = recipe_of(train={"dropout": 0.15})
     plan = base_plan(recipe)
     seen = []
@@ -93,16 +124,28 @@ def test_dropout_comes_down_to_none_and_a_recipe_without_it_has_nothing_to_chang
     assert change("dropout_down") == ("dropout", None)
 
 
-def test_a_method_that_has_a_reference_of_its_own_gets_no_divergence_from_the_base() -> None:
+def test_a_method_that_has_a_reference_of_its_own_gets_no_divergence_from_the_base() -> (
+    None
+):
     for method in ("dpo", "rpo", "kto", "raft"):
         recipe = recipe_of(train={"method": method}, select={"verifier": True})
-        assert change("kl_beta_up", base_plan(recipe), recipe) == ("kl_beta", None), method
+        assert change("kl_beta_up", base_plan(recipe), recipe) == ("kl_beta", None), (
+            method
+        )
 
 
-def test_settings_of_the_training_reach_the_recipe_of_the_round_and_are_valid_there() -> None:
+def test_settings_of_the_training_reach_the_recipe_of_the_round_and_are_valid_there() -> (
+    None
+):
     recipe = recipe_of(train={"batch_size": 12, "num_processes": 3})
     plan = base_plan(recipe)
-    for name in ("dropout_up", "kl_beta_up", "batch_size_up", "patience_down", "noise_up"):
+    for name in (
+        "dropout_up",
+        "kl_beta_up",
+        "batch_size_up",
+        "patience_down",
+        "noise_up",
+    ):
         setting, changed = change(name, plan, recipe)
         plan = plan.model_copy(update={setting: changed})
     train = with_plan(recipe, plan).train
@@ -125,7 +168,15 @@ def test_a_third_change_is_made_once_two_were_taken_back() -> None:
     made = []
     refuted: set[str] = set()
     for _ in range(5):
-        _, causes = next_plan(recipe_of(), PLAN, [finding], None, PLAN, frozenset(refuted))
+        _, causes = next_plan(
+            recipe_of(), PLAN, [finding], None, PLAN, frozenset(refuted)
+        )
         made.append(causes[0].change_name)
         refuted |= {str(causes[0].change_name)}
-    assert made == ["weight_decay_up", "steps_down", "dropout_up", "patience_down", None]
+    assert made == [
+        "weight_decay_up",
+        "steps_down",
+        "dropout_up",
+        "patience_down",
+        None,
+    ]

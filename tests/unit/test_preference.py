@@ -17,7 +17,12 @@ from torch import Tensor
 
 from components.contracts.recipe import LoraStructure, TrainSection
 from components.contracts.rows import Dropped, TrainingRow, write_rows
-from components.modeling.likelihood import EncodedRow, collate, collate_pairs, collate_unpaired
+from components.modeling.likelihood import (
+    EncodedRow,
+    collate,
+    collate_pairs,
+    collate_unpaired,
+)
 from components.modeling.load import load_model
 from components.modeling.scoring import score_rows
 from components.select.worse_answers import worse_answer, worse_answers
@@ -41,7 +46,9 @@ def encoded_pairs(num_pairs: int, num_plain: int) -> list[EncodedRow]:
     rows = []
     for index in range(num_pairs + num_plain):
         prompt = tokens(rng.randint(2, 5))
-        row = EncodedRow(prompt + tokens(rng.randint(1, 7)), len(prompt), weight=0.5 + index)
+        row = EncodedRow(
+            prompt + tokens(rng.randint(1, 7)), len(prompt), weight=0.5 + index
+        )
         if index < num_pairs:
             worse = EncodedRow(prompt + tokens(rng.randint(1, 9)), len(prompt))
             row = replace(row, worse=worse, reference=rng.uniform(-3, 3))
@@ -51,12 +58,16 @@ def encoded_pairs(num_pairs: int, num_plain: int) -> list[EncodedRow]:
 
 def log_likelihood(model: Any, row: EncodedRow) -> Tensor:
     """Log π of a row's answer, by full softmax."""
-    log_probabilities = model(input_ids=torch.tensor([row.ids])).logits[0].double().log_softmax(-1)
+    log_probabilities = (
+        model(input_ids=torch.tensor([row.ids])).logits[0].double().log_softmax(-1)
+    )
     positions = range(row.num_masked, len(row.ids))
     return torch.stack([log_probabilities[t - 1, row.ids[t]] for t in positions]).sum()
 
 
-def the_long_way(model: Any, rows: list[EncodedRow], beta: float, nll_weight: float) -> Tensor:
+def the_long_way(
+    model: Any, rows: list[EncodedRow], beta: float, nll_weight: float
+) -> Tensor:
     """The sum over rows, one after the other."""
     total = torch.zeros((), dtype=torch.float64)
     for row in rows:
@@ -83,15 +94,21 @@ def test_the_loss_on_pairs_and_its_gradient_are_those_of_the_formula(
             model, beta=beta, nll_weight=nll_weight, chunk_tokens=chunk_tokens
         ).train()
         assert_same(
-            objective(collate_pairs(rows, PAD)), the_long_way(model, rows, beta, nll_weight), model
+            objective(collate_pairs(rows, PAD)),
+            the_long_way(model, rows, beta, nll_weight),
+            model,
         )
 
 
-def test_without_pairs_every_row_counts_the_same_and_a_dev_loss_is_plain_cross_entropy() -> None:
+def test_without_pairs_every_row_counts_the_same_and_a_dev_loss_is_plain_cross_entropy() -> (
+    None
+):
     model, _ = tiny_model(seed=1)
     rows = [replace(row, weight=1.0) for row in encoded_pairs(num_pairs=0, num_plain=4)]
     objective = PreferenceObjective(model, beta=0.1, nll_weight=0.0).train()
-    assert_same(objective(collate_pairs(rows, PAD)), the_long_way(model, rows, 0.1, 0.0), model)
+    assert_same(
+        objective(collate_pairs(rows, PAD)), the_long_way(model, rows, 0.1, 0.0), model
+    )
     objective.eval()
     expected = -torch.stack([log_likelihood(model, row) for row in rows]).sum()
     torch.testing.assert_close(
@@ -115,7 +132,11 @@ def test_loss_and_gradient_are_those_of_trl(tmp_path: Path) -> None:
     model, codec = tiny_model("llama", seed=1)
     reference, _ = tiny_model("llama", seed=2)
     rows = [
-        {"prompt": f"{row.prompt}", "chosen": row.completion, "rejected": row.prompt[:-1] + "0"}
+        {
+            "prompt": f"{row.prompt}",
+            "chosen": row.completion,
+            "rejected": row.prompt[:-1] + "0",
+        }
         for row in reversal(6, 0)
     ]
     trainer = trl.DPOTrainer(
@@ -139,12 +160,16 @@ def test_loss_and_gradient_are_those_of_trl(tmp_path: Path) -> None:
     pairs = []
     for better, worse in zip(sequences[:6], sequences[6:], strict=True):
         with torch.no_grad():
-            margin = log_likelihood(reference, better) - log_likelihood(reference, worse)
+            margin = log_likelihood(reference, better) - log_likelihood(
+                reference, worse
+            )
         pairs.append(replace(better, worse=worse, reference=float(margin)))
     objective = PreferenceObjective(model, beta=0.2, nll_weight=0.0).train()
     ours = objective(collate_pairs(pairs, codec.pad_id)) / len(pairs)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    for mine, other in zip(gradients(ours, model), gradients(theirs, model), strict=True):
+    for mine, other in zip(
+        gradients(ours, model), gradients(theirs, model), strict=True
+    ):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
@@ -172,12 +197,18 @@ def test_the_loss_on_unpaired_answers_and_its_gradient_are_those_of_the_formula(
         expected = torch.zeros((), dtype=torch.float64)
         for row in rows:
             gain = log_likelihood(model, row) - row.reference - 0.7
-            value = 1.5 * torch.sigmoid(-0.3 * gain) if row.wrong else torch.sigmoid(0.3 * gain)
+            value = (
+                1.5 * torch.sigmoid(-0.3 * gain)
+                if row.wrong
+                else torch.sigmoid(0.3 * gain)
+            )
             expected = expected + row.weight * ((1.5 if row.wrong else 1.0) - value)
         assert_same(objective(collate_unpaired(rows, PAD)), expected, model)
 
 
-def test_loss_divergence_and_gradient_of_unpaired_answers_are_those_of_trl(tmp_path: Path) -> None:
+def test_loss_divergence_and_gradient_of_unpaired_answers_are_those_of_trl(
+    tmp_path: Path,
+) -> None:
     model, codec = tiny_model("llama", seed=1)
     reference, _ = tiny_model("llama", seed=2)
     rows = [
@@ -187,7 +218,9 @@ def test_loss_divergence_and_gradient_of_unpaired_answers_are_those_of_trl(tmp_p
     trainer = trl.KTOTrainer(
         model=model,
         ref_model=reference,
-        args=trl.KTOConfig(desirable_weight=1.0, undesirable_weight=1.4, **trl_settings(tmp_path)),
+        args=trl.KTOConfig(
+            desirable_weight=1.0, undesirable_weight=1.4, **trl_settings(tmp_path)
+        ),
         train_dataset=Dataset.from_list(rows),
         processing_class=codec.tokenizer,
     )
@@ -206,15 +239,23 @@ def test_loss_divergence_and_gradient_of_unpaired_answers_are_those_of_trl(tmp_p
     others = mismatched(sequences, context_length=64)
     objective = KtoObjective(model, beta=0.2, wrong_weight=1.4).train()
     with torch.no_grad():
-        gaps = [log_likelihood(model, row) - log_likelihood(reference, row) for row in others]
+        gaps = [
+            log_likelihood(model, row) - log_likelihood(reference, row)
+            for row in others
+        ]
         objective.divergence = max(0.0, float(torch.stack(gaps).mean()))
         ours_rows = [
-            replace(row, reference=float(log_likelihood(reference, row))) for row in sequences
+            replace(row, reference=float(log_likelihood(reference, row)))
+            for row in sequences
         ]
-    assert objective.divergence == pytest.approx(trainer._metrics["eval"]["kl"][-1], rel=1e-5)
+    assert objective.divergence == pytest.approx(
+        trainer._metrics["eval"]["kl"][-1], rel=1e-5
+    )
     ours = objective(collate_unpaired(ours_rows, codec.pad_id)) / len(ours_rows)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    for mine, other in zip(gradients(ours, model), gradients(theirs, model), strict=True):
+    for mine, other in zip(
+        gradients(ours, model), gradients(theirs, model), strict=True
+    ):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
@@ -235,8 +276,12 @@ def test_a_mismatched_row_has_the_answer_of_the_row_before_it() -> None:
     assert nothing.num_targets == 0
 
 
-def test_wrong_answers_are_those_that_were_called_wrong_and_ended(tmp_path: Path) -> None:
-    def dropped(reason: str, prompt: str, index: int, text: str, **more: Any) -> Dropped:
+def test_wrong_answers_are_those_that_were_called_wrong_and_ended(
+    tmp_path: Path,
+) -> None:
+    def dropped(
+        reason: str, prompt: str, index: int, text: str, **more: Any
+    ) -> Dropped:
         sample = {
             "prompt_id": prompt,
             "index": index,
@@ -273,9 +318,12 @@ def mean_margin(folder: Path, rows: list[TrainingRow]) -> float:
     _, codec = tiny_model()
     right = [EncodedRow(*codec.sampled_ids(row.prompt, row.completion)) for row in rows]
     wrong = [EncodedRow(*codec.sampled_ids(row.prompt, str(row.worse))) for row in rows]
-    losses = [score.loss for score in score_rows(model, right + wrong, codec.pad_id, 64)]
+    losses = [
+        score.loss for score in score_rows(model, right + wrong, codec.pad_id, 64)
+    ]
     differences = [
-        wrong - right for right, wrong in zip(losses[: len(rows)], losses[len(rows) :], strict=True)
+        wrong - right
+        for right, wrong in zip(losses[: len(rows)], losses[len(rows) :], strict=True)
     ]
     return float(sum(differences) / len(differences))
 
@@ -286,7 +334,9 @@ def test_trainings_on_pairs_tell_right_from_wrong_at_every_stage_and_process_cou
 ) -> None:
     rows = paired(reversal(120, 0))
     mix = rows + reversal(40, 2)
-    wrong = [row.model_copy(update={"completion": row.worse, "wrong": True}) for row in rows]
+    wrong = [
+        row.model_copy(update={"completion": row.worse, "wrong": True}) for row in rows
+    ]
     runs = {}
     preference = {"beta": 1.0}
     sections: dict[str, dict[str, Any]] = {
@@ -305,7 +355,9 @@ def test_trainings_on_pairs_tell_right_from_wrong_at_every_stage_and_process_cou
     for name, section in sections.items():
         runs[name] = carry_out(make_job(tmp_path / name, rows=mix, steps=60, **section))
         assert runs[name]["status"] == 0, runs[name]["failure"]
-    assert runs["dpo"]["losses"] == pytest.approx(runs["dpo-zero-3"]["losses"], rel=5e-3)
+    assert runs["dpo"]["losses"] == pytest.approx(
+        runs["dpo-zero-3"]["losses"], rel=5e-3
+    )
     # The reference is the model before its first step.
     assert runs["kto"]["losses"][0] == pytest.approx(0.5, abs=1e-4)
     margins = {name: mean_margin(run["folder"], rows) for name, run in runs.items()}
@@ -330,7 +382,9 @@ def test_the_base_as_reference_is_the_adapter_switched_off_or_a_model_of_its_own
         torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.3)
     save_adapter(champion, structure, tmp_path / "adapter")
     rows = reversal(40, 0)
-    wrong = [row.model_copy(update={"completion": row.prompt, "wrong": True}) for row in rows]
+    wrong = [
+        row.model_copy(update={"completion": row.prompt, "wrong": True}) for row in rows
+    ]
     cases: dict[str, tuple[Path, dict[str, Any]]] = {
         "off": (base, {"zero": 3, "num_processes": 2, "micro_batch_size": 4}),
         "loaded": (shutil.copytree(base, tmp_path / "same"), {"zero": 1}),
@@ -368,6 +422,8 @@ def test_the_base_as_reference_is_the_adapter_switched_off_or_a_model_of_its_own
         ({"preference": {"beta": 0.0}}, "greater than 0"),
     ],
 )
-def test_settings_that_do_not_go_with_pairs_are_refused(section: Any, problem: str) -> None:
+def test_settings_that_do_not_go_with_pairs_are_refused(
+    section: Any, problem: str
+) -> None:
     with pytest.raises(ValidationError, match=problem):
         TrainSection.model_validate({"method": "dpo", **section})

@@ -17,7 +17,9 @@ from components.runtime.receipts import read_summary, receipt_uri
 from tests.unit.preparing import RECIPE, prepare
 
 
-def test_parameters_are_set_in_the_recipe_before_it_is_checked(context: Context) -> None:
+def test_parameters_are_set_in_the_recipe_before_it_is_checked(
+    context: Context,
+) -> None:
     receipt = prepare(
         context,
         overrides={"seed": 9, "decide.max_rounds": 2, "data.tasks.0.test": 20},
@@ -84,12 +86,18 @@ def test_a_setting_changed_in_two_places_to_two_values_is_refused(key: str) -> N
     inputs = PrepareInputs(
         recipe, {**FIELDS, key: second}, resume_from="", job_id="", defaults=FIELDS
     )
-    with pytest.raises(UserError, match=rf"{key} is {first} in the recipe and {second} in its own"):
+    with pytest.raises(
+        UserError, match=rf"{key} is {first} in the recipe and {second} in its own"
+    ):
         resolve_recipe(inputs)
 
 
-def test_a_recipe_pasted_into_the_form_without_a_key_has_the_default_of_the_recipe() -> None:
+def test_a_recipe_pasted_into_the_form_without_a_key_has_the_default_of_the_recipe() -> (
+    None
+):
     recipe = {**RECIPE, "decide": {"goal": {"threshold": 0.5}}}
     compiled = {**FIELDS, "decide.patience": 9}
-    resolved = resolve_recipe(PrepareInputs(recipe, compiled, "", "", defaults=compiled))
+    resolved = resolve_recipe(
+        PrepareInputs(recipe, compiled, "", "", defaults=compiled)
+    )
     assert resolved.decide.patience == parse_recipe(recipe).decide.patience

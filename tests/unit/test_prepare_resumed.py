@@ -68,12 +68,16 @@ def test_a_resumed_campaign_goes_on_where_the_old_one_stopped(context: Context) 
     old = prepare(context)
     state_uri = receipt_uri(context, decided(context, old))
     more = changed(
-        decide={"goal": {"threshold": 0.99}, "max_rounds": 8}, generate={"temperature": 1.0}
+        decide={"goal": {"threshold": 0.99}, "max_rounds": 8},
+        generate={"temperature": 1.0},
     )
     receipt = prepare(context, more, resume_from=state_uri)
     assert read_summary(receipt, StartSummary).smallest_gain is None
     assert read_summary(receipt, StartSummary).supervised is False
-    assert read_summary(receipt, StartSummary).counts == read_summary(old, StartSummary).counts
+    assert (
+        read_summary(receipt, StartSummary).counts
+        == read_summary(old, StartSummary).counts
+    )
     assert data_of(context, receipt) == data_of(context, old)
     campaign = load_campaign(context, receipt_uri(context, receipt))
     state = campaign.state
@@ -95,7 +99,11 @@ def test_a_resumed_campaign_goes_on_where_the_old_one_stopped(context: Context) 
         state.plan.steps,
         state.plan.learning_rate,
     ) == (1.0, 6, 7, 1e-4)
-    assert state.run_id == campaign.recipe.run_id != load_campaign(context, state_uri).recipe.run_id
+    assert (
+        state.run_id
+        == campaign.recipe.run_id
+        != load_campaign(context, state_uri).recipe.run_id
+    )
     assert campaign.recipe.decide.max_rounds == 8
 
 
@@ -107,9 +115,9 @@ def test_a_resumed_campaign_keeps_the_structure_it_grew_unless_the_recipe_sets_a
         return load_campaign(context, receipt_uri(context, receipt)).state.plan.lora
 
     old = prepare(context, changed(train={"lora": {"rank": 4}}))
-    assert load_campaign(context, receipt_uri(context, old)).state.plan.lora == LoraStructure(
-        rank=4
-    )
+    assert load_campaign(
+        context, receipt_uri(context, old)
+    ).state.plan.lora == LoraStructure(rank=4)
     state_uri = receipt_uri(context, decided(context, old, lora=LoraStructure(rank=16)))
     assert resumed(rank=4, max_rank=128) == LoraStructure(rank=16)
     assert resumed(rank=32) == LoraStructure(rank=32)
@@ -149,7 +157,9 @@ def test_a_setting_that_reflection_changed_stays_so_until_the_recipe_says_anothe
 ) -> None:
     recipe = changed()
     set_key(recipe, "train.rounds.augmentation", {})
-    state_uri = receipt_uri(context, decided(context, prepare(context, recipe), **REFLECTED))
+    state_uri = receipt_uri(
+        context, decided(context, prepare(context, recipe), **REFLECTED)
+    )
     set_key(recipe, key, setting)
     receipt = prepare(context, recipe, resume_from=state_uri)
     plan = load_campaign(context, receipt_uri(context, receipt)).state.plan
@@ -158,7 +168,9 @@ def test_a_setting_that_reflection_changed_stays_so_until_the_recipe_says_anothe
 
 
 def test_every_setting_that_a_plan_leaves_to_the_recipe_is_known_here() -> None:
-    left = {name for name, field in Plan.model_fields.items() if not field.is_required()}
+    left = {
+        name for name, field in Plan.model_fields.items() if not field.is_required()
+    }
     assert left - {"training", "lora", "layers"} == set(REFLECTED)
 
 

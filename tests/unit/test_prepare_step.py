@@ -24,7 +24,13 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
     receipt = prepare(context)
     counts = read_summary(receipt, StartSummary).counts
     evaluated = {"validation": 12, "test": 12, "vault": 0, "audit": 0, "retention": 0}
-    assert counts == {"dev": 7, "dev_prompts": 8, "train": 39, "unlabelled": 20, **evaluated}
+    assert counts == {
+        "dev": 7,
+        "dev_prompts": 8,
+        "train": 39,
+        "unlabelled": 20,
+        **evaluated,
+    }
     for name, kind in (
         ("train", TrainingRow),
         ("dev", TrainingRow),
@@ -37,7 +43,10 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
             len(
                 list(
                     read_rows(
-                        fetch(context, data_of(context, receipt), f"splits/{name}.jsonl"), kind
+                        fetch(
+                            context, data_of(context, receipt), f"splits/{name}.jsonl"
+                        ),
+                        kind,
                     )
                 )
             )
@@ -53,19 +62,27 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
     campaign = load_campaign(context, receipt_uri(context, receipt))
     assert campaign.next_round == 0
     assert campaign.state.plan.level == 4
-    assert campaign.recipe.train.first.learning_rate == campaign.state.plan.learning_rate
-    stored = json.loads(context.store.get_bytes(f"runs/{campaign.recipe.run_id}/recipe.json"))
+    assert (
+        campaign.recipe.train.first.learning_rate == campaign.state.plan.learning_rate
+    )
+    stored = json.loads(
+        context.store.get_bytes(f"runs/{campaign.recipe.run_id}/recipe.json")
+    )
     assert stored == campaign.recipe.model_dump(mode="json")
 
 
-def test_the_same_recipe_is_the_same_receipt_and_another_seed_another(context: Context) -> None:
+def test_the_same_recipe_is_the_same_receipt_and_another_seed_another(
+    context: Context,
+) -> None:
     first = prepare(context)
     assert prepare(context).digest == first.digest
     other = prepare(context, changed(seed=4))
     assert data_of(context, other).ref != data_of(context, first).ref
 
 
-def test_data_and_base_are_made_anew_only_for_what_they_depend_on(context: Context) -> None:
+def test_data_and_base_are_made_anew_only_for_what_they_depend_on(
+    context: Context,
+) -> None:
     first = prepare(context)
     other_goal = prepare(
         context, changed(decide={"goal": {"threshold": 0.5}}, train={"batch_size": 8})
@@ -97,8 +114,16 @@ def test_a_campaign_without_dev_prompts_is_told_once_that_the_plan_is_made_witho
 ) -> None:
     path = tmp_path / "rows.jsonl"
     numbers = range(1000, 1100)
-    path.write_text("".join(f'{{"prompt": "{n}", "completion": "{n}"}}\n' for n in numbers))
-    fractions = {"train": 0.4, "unlabelled": 0.3, "dev": 0, "validation": 0.2, "test": 0.1}
+    path.write_text(
+        "".join(f'{{"prompt": "{n}", "completion": "{n}"}}\n' for n in numbers)
+    )
+    fractions = {
+        "train": 0.4,
+        "unlabelled": 0.3,
+        "dev": 0,
+        "validation": 0.2,
+        "test": 0.1,
+    }
     recipe = changed(
         data={"sources": [{"uri": f"file://{path}"}], "fractions": fractions},
         decide={"goal": {"threshold": 0.9}},
@@ -106,7 +131,12 @@ def test_a_campaign_without_dev_prompts_is_told_once_that_the_plan_is_made_witho
     )
     counts = read_summary(prepare(context, recipe), StartSummary).counts
     assert (counts["dev"], counts["dev_prompts"]) == (0, 0)
-    assert capsys.readouterr().err.count("no dev prompts: the plan of a round is made without") == 1
+    assert (
+        capsys.readouterr().err.count(
+            "no dev prompts: the plan of a round is made without"
+        )
+        == 1
+    )
 
 
 def test_labelled_rows_are_taught_and_rejected_rows_kept_with_their_reason(
@@ -117,7 +147,10 @@ def test_labelled_rows_are_taught_and_rejected_rows_kept_with_their_reason(
     receipt = prepare(context, with_file(path))
     data = data_of(context, receipt)
     rows = list(read_rows(fetch(context, data, "splits/train.jsonl"), TrainingRow))
-    assert any((row.id.startswith(prompt_id("12")), row.completion) == (True, "21") for row in rows)
+    assert any(
+        (row.id.startswith(prompt_id("12")), row.completion) == (True, "21")
+        for row in rows
+    )
     assert len({row.id for row in rows}) == len(rows)
     assert read_summary(receipt, StartSummary).rejected == {"not_json": 1}
     (dropped,) = read_rows(fetch(context, data, "rejected.jsonl"), Dropped)
@@ -130,7 +163,10 @@ def test_an_edited_data_file_is_new_work(context: Context, tmp_path: Path) -> No
     path.write_text('{"prompt": "12", "completion": "21"}\n')
     first = prepare(context, with_file(path))
     path.write_text('{"prompt": "13", "completion": "31"}\n')
-    assert data_of(context, prepare(context, with_file(path))).ref != data_of(context, first).ref
+    assert (
+        data_of(context, prepare(context, with_file(path))).ref
+        != data_of(context, first).ref
+    )
 
 
 def test_a_pattern_is_nothing_to_teach(context: Context, tmp_path: Path) -> None:
@@ -138,12 +174,16 @@ def test_a_pattern_is_nothing_to_teach(context: Context, tmp_path: Path) -> None
         prepare(context, with_file(tmp_path / "rows.jsonl", verifier="regex"))
 
 
-def test_a_missing_data_file_is_an_error_that_names_it(context: Context, tmp_path: Path) -> None:
+def test_a_missing_data_file_is_an_error_that_names_it(
+    context: Context, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"gone.jsonl: no such file"):
         prepare(context, with_file(tmp_path / "gone.jsonl"))
 
 
-def test_the_first_mix_has_the_form_of_every_mix_and_all_labelled_rows(context: Context) -> None:
+def test_the_first_mix_has_the_form_of_every_mix_and_all_labelled_rows(
+    context: Context,
+) -> None:
     start = prepare(context)
     prepared = load_campaign(context, receipt_uri(context, start)).prepared
     mix = mix_of(context, start)
@@ -168,15 +208,24 @@ def test_what_the_first_training_does_not_depend_on_leaves_its_mix_as_it_is(
     assert mix_of(context, first) == mix_of(context, second)
 
 
-def test_without_a_supervised_stage_the_first_round_is_round_1(context: Context) -> None:
-    start = prepare(context, changed(train={"first": {"steps": 0}, "rounds": {"steps": 9}}))
+def test_without_a_supervised_stage_the_first_round_is_round_1(
+    context: Context,
+) -> None:
+    start = prepare(
+        context, changed(train={"first": {"steps": 0}, "rounds": {"steps": 9}})
+    )
     summary = read_summary(start, StartSummary)
     assert summary.supervised is False
     # It has a base to beat, so it is told like any other what its prompts can prove.
-    assert summary.smallest_gain == read_summary(prepare(context), StartSummary).smallest_gain
+    assert (
+        summary.smallest_gain
+        == read_summary(prepare(context), StartSummary).smallest_gain
+    )
     campaign = load_campaign(context, receipt_uri(context, start))
     assert campaign.next_round == 1
-    assert campaign.state.plan == base_plan(campaign.recipe).model_copy(update={"level": 5})
+    assert campaign.state.plan == base_plan(campaign.recipe).model_copy(
+        update={"level": 5}
+    )
 
 
 def test_pretraining_alone_is_planned_with_its_own_length(context: Context) -> None:
@@ -198,7 +247,9 @@ CONVERSATION = [
 ]
 
 
-def on_chat_model(folder: Path, template: str | None, **sections: Any) -> dict[str, Any]:
+def on_chat_model(
+    folder: Path, template: str | None, **sections: Any
+) -> dict[str, Any]:
     """The recipe with a chat model as its base and one conversation to learn from."""
     save_chat_model(folder / "base", chat_tokenizer(template))
     (folder / "chat.jsonl").write_text(json.dumps({"messages": CONVERSATION}) + "\n")
@@ -206,7 +257,9 @@ def on_chat_model(folder: Path, template: str | None, **sections: Any) -> dict[s
     return {**recipe, "model": {"source": f"file://{folder / 'base'}"}, **sections}
 
 
-def test_a_conversation_arrives_with_its_roles(context: Context, tmp_path: Path) -> None:
+def test_a_conversation_arrives_with_its_roles(
+    context: Context, tmp_path: Path
+) -> None:
     start = prepare(context, on_chat_model(tmp_path, CHAT))
     prepared = data_of(context, start)
     rows = read_rows(fetch(context, prepared, "splits/train.jsonl"), TrainingRow)
@@ -220,16 +273,17 @@ def test_a_conversation_arrives_with_its_roles(context: Context, tmp_path: Path)
 def test_a_conversation_that_the_template_refuses_is_named(
     context: Context, tmp_path: Path
 ) -> None:
-    refusing = (
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    )
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     recipe = on_chat_model(tmp_path, refusing + CHAT)
-    with pytest.raises(UserError, match=r"chat\.jsonl, line 1: .* refuses it \(no system\)"):
+    with pytest.raises(
+        UserError, match=r"chat\.jsonl, line 1: .* refuses it \(no system\)"
+    ):
         prepare(context, recipe)
 
 
 @pytest.mark.parametrize(
-    "template", [None, CHAT.replace("messages %}", "messages if m['role'] != 'system' %}")]
+    "template",
+    [None, CHAT.replace("messages %}", "messages if m['role'] != 'system' %}")],
 )
 def test_a_system_prompt_without_effect_is_refused_before_anything_is_trained(
     context: Context, tmp_path: Path, template: str | None
@@ -244,11 +298,18 @@ def test_a_system_prompt_without_effect_is_refused_before_anything_is_trained(
 
 
 def test_answers_beyond_the_positions_of_a_model_are_refused(context: Context) -> None:
-    model = {"scratch": {**RECIPE["model"]["scratch"], "architecture": "gpt2", "max_length": 16}}
+    model = {
+        "scratch": {
+            **RECIPE["model"]["scratch"],
+            "architecture": "gpt2",
+            "max_length": 16,
+        }
+    }
     # Six digits, a sign and the beginning: eight tokens.
     prepare(context, changed(model=model, generate={"max_new_tokens": 8}))
     with pytest.raises(
-        UserError, match=r"generate\.max_new_tokens: .* 8 tokens.* 9 more .* 16 positions"
+        UserError,
+        match=r"generate\.max_new_tokens: .* 8 tokens.* 9 more .* 16 positions",
     ):
         prepare(context, changed(model=model, generate={"max_new_tokens": 9}))
 
@@ -258,13 +319,21 @@ def test_answers_beyond_the_positions_of_a_model_are_refused(context: Context) -
     [
         ("lstm", {"max_extra": 1}, "LstmForCausalLM has no list of decoder layers"),
         ("lstm", {"extra": -1}, "LstmForCausalLM has no list of decoder layers"),
-        ("llama", {"extra": -1, "min_extra": -2}, "has 2 decoder layers, and one has to stay"),
+        (
+            "llama",
+            {"extra": -1, "min_extra": -2},
+            "has 2 decoder layers, and one has to stay",
+        ),
     ],
 )
 def test_layers_that_the_base_cannot_have_are_refused_before_anything_is_trained(
     context: Context, architecture: str, layers: dict[str, Any], says: str
 ) -> None:
-    scratch = {**RECIPE["model"]["scratch"], "num_layers": 2, "architecture": architecture}
+    scratch = {
+        **RECIPE["model"]["scratch"],
+        "num_layers": 2,
+        "architecture": architecture,
+    }
     recipe = changed(model={"scratch": scratch}, train={"layers": layers})
     with pytest.raises(UserError, match=says):
         prepare(context, recipe)

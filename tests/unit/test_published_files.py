@@ -20,7 +20,9 @@ SYSTEM = 'Answer "briefly":\n{{ no template }} 日本 \U0001f600 \\n'
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("shards", [False, True])
-def test_weights_have_the_type_of_the_base(tmp_path: Path, dtype: str, shards: bool) -> None:
+def test_weights_have_the_type_of_the_base(
+    tmp_path: Path, dtype: str, shards: bool
+) -> None:
     source, target = tmp_path / "candidate", tmp_path / "published"
     tokenizer = chat_tokenizer()
     llama(tokenizer).save_pretrained(source, max_shard_size="40KB" if shards else "1GB")
@@ -29,14 +31,17 @@ def test_weights_have_the_type_of_the_base(tmp_path: Path, dtype: str, shards: b
     before = {path.name: path.read_bytes() for path in source.iterdir()}
     assert copy_checkpoint(source, target, dtype, "") == dtype
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
-    assert len(list(target.glob("*.safetensors"))) == len(list(source.glob("*.safetensors")))
+    assert len(list(target.glob("*.safetensors"))) == len(
+        list(source.glob("*.safetensors"))
+    )
     published = AutoModelForCausalLM.from_pretrained(target, dtype="auto")
     trained = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
     assert published.dtype == published.config.dtype == getattr(torch, dtype)
     for name, tensor in published.state_dict().items():
         assert torch.equal(tensor, trained.state_dict()[name].to(tensor.dtype)), name
     sizes = [
-        sum(path.stat().st_size for path in one.glob("*.safetensors")) for one in (target, source)
+        sum(path.stat().st_size for path in one.glob("*.safetensors"))
+        for one in (target, source)
     ]
     assert sizes[0] < 0.6 * sizes[1]
 
@@ -48,7 +53,10 @@ def test_weights_that_float16_cannot_hold_stay_as_they_are(tmp_path: Path) -> No
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "published").mkdir()
     assert copy_checkpoint(source, tmp_path / "published", "float16", "") == "float32"
-    assert json.loads((tmp_path / "published" / "config.json").read_text())["dtype"] == "float32"
+    assert (
+        json.loads((tmp_path / "published" / "config.json").read_text())["dtype"]
+        == "float32"
+    )
 
 
 def test_a_float32_base_is_published_byte_by_byte(tmp_path: Path) -> None:
@@ -65,7 +73,9 @@ def test_a_published_template_begins_with_the_system_prompt(tmp_path: Path) -> N
     copy_checkpoint(source, target, "float32", SYSTEM)
     question = [{"role": "user", "content": "hi"}]
     stock = AutoTokenizer.from_pretrained(target)
-    ids = stock.apply_chat_template(question, add_generation_prompt=True, return_dict=False)
+    ids = stock.apply_chat_template(
+        question, add_generation_prompt=True, return_dict=False
+    )
     assert ids == load_codec(source, SYSTEM).prompt_ids("hi")
     own = [{"role": "system", "content": "Mine"}, *question]
     assert SYSTEM not in stock.apply_chat_template(own, tokenize=False)
@@ -78,4 +88,6 @@ def test_a_system_prompt_in_a_template_with_a_clock() -> None:
     clock = "{{ strftime_now('%Y') }}" + str(chat_tokenizer().chat_template)
     stopped = Codec(chat_tokenizer(clock)).template
     codec = Codec(chat_tokenizer(with_system_prompt(stopped, "Mine")))
-    assert codec.prompt_ids("hi") == Codec(chat_tokenizer(clock), "Mine").prompt_ids("hi")
+    assert codec.prompt_ids("hi") == Codec(chat_tokenizer(clock), "Mine").prompt_ids(
+        "hi"
+    )

@@ -59,7 +59,9 @@ def test_the_clipped_loss_and_its_gradient_are_those_of_the_formula(
     # A model since then has moved by up to 0.4 nats. Of rows of people it is not known.
     mixed = rows[4:]
     for row in drawn_by(model, rows[:4]):
-        moved = [value + (0.4, -0.1, -0.4)[t % 3] for t, value in enumerate(row.sampled)]
+        moved = [
+            value + (0.4, -0.1, -0.4)[t % 3] for t, value in enumerate(row.sampled)
+        ]
         mixed.append(replace(row, sampled=tuple(moved)))
     expected = torch.zeros(())
     clipped = 0
@@ -86,7 +88,9 @@ def test_before_the_first_step_the_gradient_is_that_of_the_likelihood() -> None:
     first = clipped(collate_sampled(drawn_by(model, rows), PAD))
     assert first.item() == pytest.approx(-len(rows), rel=1e-5)
     likelihood = clipped(collate_sampled(rows, PAD))
-    for mine, other in zip(gradients(first, model), gradients(likelihood, model), strict=True):
+    for mine, other in zip(
+        gradients(first, model), gradients(likelihood, model), strict=True
+    ):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
@@ -114,7 +118,9 @@ def test_loss_and_gradient_are_those_of_trl(tmp_path: Path) -> None:
             use_cpu=True,
             report_to=[],
         ),
-        train_dataset=Dataset.from_list([{"prompt": row.prompt} for row in reversal(6, 0)]),
+        train_dataset=Dataset.from_list(
+            [{"prompt": row.prompt} for row in reversal(6, 0)]
+        ),
         processing_class=codec.tokenizer,
     )
     prompts = [torch.tensor(row.ids[: row.num_masked]) for row in rows]
@@ -126,7 +132,9 @@ def test_loss_and_gradient_are_those_of_trl(tmp_path: Path) -> None:
         "prompt_ids": pad(prompts, batch_first=True, padding_side="left"),
         "prompt_mask": pad([torch.ones_like(ids) for ids in prompts], True, 0, "left"),
         "completion_ids": pad(answers, batch_first=True),
-        "completion_mask": pad([torch.ones_like(ids) for ids in answers], batch_first=True),
+        "completion_mask": pad(
+            [torch.ones_like(ids) for ids in answers], batch_first=True
+        ),
         "old_per_token_logps": pad(sampled, batch_first=True),
         "advantages": torch.ones(len(rows)),
     }
@@ -134,18 +142,24 @@ def test_loss_and_gradient_are_those_of_trl(tmp_path: Path) -> None:
     objective = ClippedObjective(model, clip=0.2).train()
     ours = objective(collate_sampled(rows, codec.pad_id)) / len(rows)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    for mine, other in zip(gradients(ours, model), gradients(theirs, model), strict=True):
+    for mine, other in zip(
+        gradients(ours, model), gradients(theirs, model), strict=True
+    ):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.process
-def test_samples_hold_the_likelihoods_of_the_tokens_that_they_teach(context: Context) -> None:
+def test_samples_hold_the_likelihoods_of_the_tokens_that_they_teach(
+    context: Context,
+) -> None:
     [plain, sampled] = [
         run(GenerateInputs(begun(context, train={"method": method}), 0), context)
         for method in ("sft", "raft")
     ]
     assert plain.key != sampled.key
-    assert not any(sample.log_probabilities for sample in samples_of(context, plain).values())
+    assert not any(
+        sample.log_probabilities for sample in samples_of(context, plain).values()
+    )
     model, codec = tiny_model(seed=0)
     prompts = {prompt.id: prompt.text for prompt in PROMPTS}
     lengths = set()
@@ -189,11 +203,18 @@ def test_a_training_row_keeps_them_as_far_as_they_fit() -> None:
     assert taken(max_length=8, too_long="cut")[0] == (-0.0, -1.0, -2.0)
     batch = collate_sampled([EncodedRow([1, 2, 3, 4], 2, sampled=(-1.0, -2.0))], PAD)
     assert batch.sampled is not None
-    assert [math.isnan(value) for value in batch.sampled[0]] == [True, True, False, False]
+    assert [math.isnan(value) for value in batch.sampled[0]] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.process
-def test_trainings_begin_at_equal_likelihoods_and_end_at_the_clip(tmp_path: Path) -> None:
+def test_trainings_begin_at_equal_likelihoods_and_end_at_the_clip(
+    tmp_path: Path,
+) -> None:
     model, codec = tiny_model()
     drawn = []
     for row in reversal(60, 0):
@@ -202,7 +223,9 @@ def test_trainings_begin_at_equal_likelihoods_and_end_at_the_clip(tmp_path: Path
         update = {"source": "self", "log_probabilities": encoded.sampled}
         drawn.append(row.model_copy(update=update))
     layout: dict[str, Any] = {"zero": 3, "num_processes": 2, "micro_batch_size": 4}
-    done = carry_out(make_job(tmp_path / "run", rows=drawn, steps=12, method="raft", **layout))
+    done = carry_out(
+        make_job(tmp_path / "run", rows=drawn, steps=12, method="raft", **layout)
+    )
     assert done["status"] == 0, done["failure"]
     losses = done["losses"]
     # A ratio of 1 for every token, and 1.2 at most.
@@ -219,4 +242,6 @@ def test_settings_that_do_not_go_with_it_are_refused() -> None:
         with pytest.raises(ValidationError, match=problem):
             TrainSection.model_validate({"method": "raft", **section})
     with pytest.raises(UserError, match=r"leave out generate\.teacher"):
-        recipe_of(train={"method": "raft"}, generate={"teacher": {"source": "file:///other"}})
+        recipe_of(
+            train={"method": "raft"}, generate={"teacher": {"source": "file:///other"}}
+        )

@@ -19,8 +19,12 @@ from components.verifiers import verify
 from tests.unit.reading import GOOD, as_lines, read, write
 
 
-def test_prompt_and_completion_are_read_under_the_names_the_recipe_gives(tmp_path: Path) -> None:
-    path = write(tmp_path, as_lines({"question": "How many?", "answer": "6 * 7 = 42\n#### 42"}))
+def test_prompt_and_completion_are_read_under_the_names_the_recipe_gives(
+    tmp_path: Path,
+) -> None:
+    path = write(
+        tmp_path, as_lines({"question": "How many?", "answer": "6 * 7 = 42\n#### 42"})
+    )
     (example,), rejected = read(
         path, prompt_field="question", completion_field="answer", verifier="numeric"
     )
@@ -30,17 +34,26 @@ def test_prompt_and_completion_are_read_under_the_names_the_recipe_gives(tmp_pat
     assert example.provenance["place"] == "line 1"
 
 
-def test_text_is_raw_text_and_text_with_a_label_is_a_question_in_that_class(tmp_path: Path) -> None:
+def test_text_is_raw_text_and_text_with_a_label_is_a_question_in_that_class(
+    tmp_path: Path,
+) -> None:
     (raw, labelled), _ = read(
         write(tmp_path, as_lines({"text": "Once upon"}, {"text": "Who?", "label": 3}))
     )
     assert (raw.prompt, raw.completion) == ("", "Once upon")
-    assert (labelled.prompt, labelled.completion, labelled.tags) == ("Who?", "3", {"label": "3"})
+    assert (labelled.prompt, labelled.completion, labelled.tags) == (
+        "Who?",
+        "3",
+        {"label": "3"},
+    )
 
 
-def test_a_class_may_have_another_name_and_a_text_without_one_is_a_question(tmp_path: Path) -> None:
+def test_a_class_may_have_another_name_and_a_text_without_one_is_a_question(
+    tmp_path: Path,
+) -> None:
     rows = as_lines(
-        {"sentence": "so good", "Intent": "praise"}, {"sentence": "x", "Intent": "y" * 65}
+        {"sentence": "so good", "Intent": "praise"},
+        {"sentence": "x", "Intent": "y" * 65},
     )
     names = {"prompt_field": "sentence", "completion_field": "Intent"}
     (named, long), _ = read(write(tmp_path, rows), **names)
@@ -86,7 +99,10 @@ def test_a_question_without_an_answer_is_for_unlabelled_alone(tmp_path: Path) ->
         (b'{"messages": []}\n', "wrong_type"),
         (b'{"messages": [{"role": "assistant", "content": "x"}]}\n', "empty"),
         (b"[" * 100_000 + b"\n", "not_json"),
-        (b'{"prompt": "' + b"x" * MAX_LINE_BYTES + b'", "completion": "4"}\n', "too_long"),
+        (
+            b'{"prompt": "' + b"x" * MAX_LINE_BYTES + b'", "completion": "4"}\n',
+            "too_long",
+        ),
     ],
 )
 def test_a_bad_row_is_rejected_with_its_place_and_the_rest_is_kept(
@@ -100,7 +116,9 @@ def test_a_bad_row_is_rejected_with_its_place_and_the_rest_is_kept(
     assert len(rejected[0].model_dump_json().encode()) < 8_000
 
 
-def test_a_byte_order_mark_and_a_missing_last_newline_do_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_a_missing_last_newline_do_no_harm(
+    tmp_path: Path,
+) -> None:
     examples, rejected = read(write(tmp_path, b"\xef\xbb\xbf" + GOOD + GOOD.rstrip()))
     assert (len(examples), len(rejected)) == (2, 0)
 
@@ -112,7 +130,9 @@ def test_the_limit_counts_usable_rows(tmp_path: Path) -> None:
 
 def test_plain_text_is_read_by_paragraphs(tmp_path: Path) -> None:
     path = write(
-        tmp_path, b"First Citizen:\nSpeak.\n\n\nAll:\nSpeak, speak.\n\n\xff\xfe\n", "play.txt"
+        tmp_path,
+        b"First Citizen:\nSpeak.\n\n\nAll:\nSpeak, speak.\n\n\xff\xfe\n",
+        "play.txt",
     )
     examples, rejected = read(path)
     assert [example.completion for example in examples] == [
@@ -124,7 +144,9 @@ def test_plain_text_is_read_by_paragraphs(tmp_path: Path) -> None:
     ]
 
 
-def test_the_format_of_a_file_without_a_known_suffix_is_told_by_its_content(tmp_path: Path) -> None:
+def test_the_format_of_a_file_without_a_known_suffix_is_told_by_its_content(
+    tmp_path: Path,
+) -> None:
     parquet = tmp_path / "a"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "x"}]), parquet)
     assert read(parquet)[0][0].completion == "x"
@@ -141,10 +163,22 @@ def test_the_format_of_a_file_without_a_known_suffix_is_told_by_its_content(tmp_
             b"x\ny\n[]\n",
             "all 3 rows were rejected, most often: not_json, first at line 1: Expecting",
         ),
-        ("array.json", b'[{"prompt": 1}]', "all 1 rows were rejected, most often: no_completion"),
+        (
+            "array.json",
+            b'[{"prompt": 1}]',
+            "all 1 rows were rejected, most often: no_completion",
+        ),
         ("header.csv", b"prompt,completion\n", "no usable row .it holds no rows"),
-        ("empty.csv", b"Question,Answer\na,\nb,\n", "first at line 2: 'Answer' is empty; only"),
-        ("table.csv", b"PK\x03\x04\0\0\n\0", "its first line holds NUL bytes, so it is no table"),
+        (
+            "empty.csv",
+            b"Question,Answer\na,\nb,\n",
+            "first at line 2: 'Answer' is empty; only",
+        ),
+        (
+            "table.csv",
+            b"PK\x03\x04\0\0\n\0",
+            "its first line holds NUL bytes, so it is no table",
+        ),
         (
             "other.csv",
             b"ask,reply\na,b\n",
@@ -177,7 +211,15 @@ LINE = st.one_of(
             st.lists(inner, max_size=3)
             | st.dictionaries(
                 st.sampled_from(
-                    ["prompt", "completion", "text", "label", "messages", "role", "content"]
+                    [
+                        "prompt",
+                        "completion",
+                        "text",
+                        "label",
+                        "messages",
+                        "role",
+                        "content",
+                    ]
                 ),
                 inner,
                 max_size=4,
@@ -206,7 +248,9 @@ def test_whatever_the_lines_hold_each_is_either_kept_or_rejected(
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=400), st.sampled_from(["a.jsonl", "a.parquet", "a.txt", "a"]))
-def test_no_bytes_crash_the_reader(tmp_path_factory: Any, content: bytes, name: str) -> None:
+def test_no_bytes_crash_the_reader(
+    tmp_path_factory: Any, content: bytes, name: str
+) -> None:
     path = write(tmp_path_factory.mktemp("bytes"), content, name)
     refused = ""
     examples: list[Example] = []

@@ -21,9 +21,14 @@ def test_the_last_assistant_turn_of_a_chat_is_the_completion(tmp_path: Path) -> 
         {"role": "user", "content": "Bye"},
         {"role": "assistant", "content": "Goodbye"},
     ]
-    examples, _ = read(write(tmp_path, as_lines({"messages": one}, {"messages": longer})))
+    examples, _ = read(
+        write(tmp_path, as_lines({"messages": one}, {"messages": longer}))
+    )
     assert (examples[0].prompt, examples[0].completion) == ("Hi", "Hello")
-    assert examples[1].prompt == "System: Be brief\n\nUser: Hi\n\nAssistant: Hello\n\nUser: Bye"
+    assert (
+        examples[1].prompt
+        == "System: Be brief\n\nUser: Hi\n\nAssistant: Hello\n\nUser: Bye"
+    )
     assert examples[1].completion == "Goodbye"
 
 
@@ -56,9 +61,16 @@ def test_turns_behind_the_last_answer_are_left_out_and_open_questions_are_asked(
     rows = as_lines({"messages": [*HI, ADD[0]]}, {"messages": [SYSTEM, ADD[0]]})
     path = write(tmp_path, rows)
     [taught], _ = read(path)
-    assert (taught.prompt, taught.completion, taught.conversation) == ("hi", "hello", None)
+    assert (taught.prompt, taught.completion, taught.conversation) == (
+        "hi",
+        "hello",
+        None,
+    )
     (first, second), _ = read(path, split="unlabelled")
-    assert (first.prompt, first.completion) == ("User: hi\n\nAssistant: hello\n\nUser: 2+2", None)
+    assert (first.prompt, first.completion) == (
+        "User: hi\n\nAssistant: hello\n\nUser: 2+2",
+        None,
+    )
     assert second.completion is None
     prompt = second.as_prompt()
     assert prompt.conversation is not None
@@ -74,10 +86,17 @@ def test_calls_of_tools_parts_of_content_and_schemas_are_read(tmp_path: Path) ->
         },
         {"role": "assistant", "content": None, "tool_calls": [written]},
         {"role": "tool", "content": "", "name": "add"},
-        {"role": "assistant", "content": "4", "tool_calls": [], "note": "\\u0000 as text"},
+        {
+            "role": "assistant",
+            "content": "4",
+            "tool_calls": [],
+            "note": "\\u0000 as text",
+        },
     ]
     tools = [{"type": "function", "function": {"name": "add"}}]
-    rows = as_lines({"messages": messages, "tools": json.dumps(tools)}, {"messages": messages[:2]})
+    rows = as_lines(
+        {"messages": messages, "tools": json.dumps(tools)}, {"messages": messages[:2]}
+    )
     (whole, call), rejected = read(write(tmp_path, rows))
     assert not rejected
     assert whole.conversation is not None

@@ -31,14 +31,22 @@ QUOTED = (
         ("a.csv", "sep=;\r\n" + QUOTED.format(";")),
         ("a.tsv", QUOTED.format("\t")),
         ("a.csv.gz", QUOTED.format(",")),
-        ("A.CSV", QUOTED.format(",").replace("prompt", " Prompt ").replace("compl", "Compl")),
-        ("a.json", json.dumps([{"prompt": p, "completion": c} for p, c in ROWS], indent=2)),
+        (
+            "A.CSV",
+            QUOTED.format(",").replace("prompt", " Prompt ").replace("compl", "Compl"),
+        ),
+        (
+            "a.json",
+            json.dumps([{"prompt": p, "completion": c} for p, c in ROWS], indent=2),
+        ),
         ("a.json.gz", json.dumps([{"prompt": p, "completion": c} for p, c in ROWS])),
         ("a.json", as_lines(*({"prompt": p, "completion": c} for p, c in ROWS))),
         ("a.jsonl.gz", as_lines(*({"prompt": p, "completion": c} for p, c in ROWS))),
         (
             "no-ending",
-            gzip.compress(as_lines(*({"prompt": p, "completion": c} for p, c in ROWS)).encode()),
+            gzip.compress(
+                as_lines(*({"prompt": p, "completion": c} for p, c in ROWS)).encode()
+            ),
         ),
     ],
 )
@@ -55,13 +63,21 @@ def test_tables_arrays_and_compressed_files_give_the_rows_that_they_hold(
         ({"Question": "Q", "Answer": "A"}, ("Q", "A")),
         ({"instruction": "Add.", "input": "2+2", "output": "4"}, ("Add.\n\n2+2", "4")),
         ({"instruction": "Add.", "input": "", "output": "4"}, ("Add.", "4")),
-        ({"instruction": "I", "context": "C", "response": "R", "category": "x"}, ("I\n\nC", "R")),
+        (
+            {"instruction": "I", "context": "C", "response": "R", "category": "x"},
+            ("I\n\nC", "R"),
+        ),
         ({"question": "Q", "context": "C", "answer": "A"}, ("Q\n\nC", "A")),
         ({"prompt": "Q", "response": "A"}, ("Q", "A")),
         ({"query": "Q", "response": "A"}, ("Q", "A")),
         ({"input": "Q", "output": "A"}, ("Q", "A")),
         (
-            {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+            {
+                "conversations": [
+                    {"from": "human", "value": "Q"},
+                    {"from": "gpt", "value": "A"},
+                ]
+            },
             ("Q", "A"),
         ),
         (
@@ -105,7 +121,10 @@ def test_a_system_message_beside_a_question_is_its_first_turn(tmp_path: Path) ->
         {"system": "Be brief.", "instruction": "Q", "input": "", "output": "A"},
         {
             "system": "Be brief.",
-            "conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}],
+            "conversations": [
+                {"from": "human", "value": "Q"},
+                {"from": "gpt", "value": "A"},
+            ],
         },
         {
             "conversations": [
@@ -135,23 +154,49 @@ def test_preferred_answers_are_taught_once_the_recipe_says_so(tmp_path: Path) ->
             "chosen": [question, {"role": "assistant", "content": "A"}],
             "rejected": [],
         },
-        {"prompt": [question], "chosen": [{"role": "assistant", "content": "A"}], "rejected": []},
+        {
+            "prompt": [question],
+            "chosen": [{"role": "assistant", "content": "A"}],
+            "rejected": [],
+        },
     )
     path = write(tmp_path, "a.jsonl", as_lines(*rows))
     assert pairs(path, completion_field="chosen") == [("Q", "A")] * 3
-    with pytest.raises(UserError, match=r"preference pair; set `completion_field: chosen`"):
+    with pytest.raises(
+        UserError, match=r"preference pair; set `completion_field: chosen`"
+    ):
         read(path)
 
 
 @pytest.mark.parametrize(
     ("row", "reason", "words"),
     [
-        ({"prompt": "Q", "completion": "A", "label": False}, "unwanted_answer", "label is false"),
-        ({"question": "Q", "choices": ["a", "b"], "answer": 1}, "unknown_shape", "'choices'"),
-        ({"instruction": "Q", "output": "A", "history": [["a", "b"]]}, "unknown_shape", "messages"),
-        ({"conversations": [{"from": "critic", "value": "x"}]}, "wrong_type", "known are"),
+        (
+            {"prompt": "Q", "completion": "A", "label": False},
+            "unwanted_answer",
+            "label is false",
+        ),
+        (
+            {"question": "Q", "choices": ["a", "b"], "answer": 1},
+            "unknown_shape",
+            "'choices'",
+        ),
+        (
+            {"instruction": "Q", "output": "A", "history": [["a", "b"]]},
+            "unknown_shape",
+            "messages",
+        ),
+        (
+            {"conversations": [{"from": "critic", "value": "x"}]},
+            "wrong_type",
+            "known are",
+        ),
         ({"prompt": None, "completion": "A"}, "empty", "'prompt' is empty"),
-        ({"prompt": "Q", "solution": "A"}, "no_completion", "fields found: prompt, solution"),
+        (
+            {"prompt": "Q", "solution": "A"},
+            "no_completion",
+            "fields found: prompt, solution",
+        ),
         ({"problem": "Q", "solution": "A"}, "unknown_shape", "set prompt_field and"),
     ],
 )
@@ -199,10 +244,18 @@ def test_a_bad_record_of_a_table_is_rejected_at_its_line_and_the_next_one_is_rea
 def test_an_array_larger_than_what_is_held_is_read_and_a_broken_one_is_named(
     tmp_path: Path,
 ) -> None:
-    rows = [{"prompt": f"{number} " + "ä" * 3000, "completion": "1"} for number in range(1000)]
+    rows = [
+        {"prompt": f"{number} " + "ä" * 3000, "completion": "1"}
+        for number in range(1000)
+    ]
     examples, _ = read(write(tmp_path, "a.json", json.dumps(rows, ensure_ascii=False)))
-    assert [example.prompt.split()[0] for example in examples] == [str(n) for n in range(1000)]
-    for broken in ('[{"prompt": "Q", "completion": "A"}, {"prompt"', '[{"a": 1} {"b": 2}]'):
+    assert [example.prompt.split()[0] for example in examples] == [
+        str(n) for n in range(1000)
+    ]
+    for broken in (
+        '[{"prompt": "Q", "completion": "A"}, {"prompt"',
+        '[{"a": 1} {"b": 2}]',
+    ):
         with pytest.raises(UserError, match=r"row 1|row 2 is no JSON"):
             read(write(tmp_path, "b.json", broken))
 
@@ -213,13 +266,17 @@ def test_an_array_under_the_name_of_json_lines_is_read(tmp_path: Path) -> None:
         path = write(tmp_path, f"{indent}.jsonl", json.dumps(rows, indent=indent))
         assert pairs(path) == [("Q1", "A1"), ("Q2", "A2")]
     beside = write(
-        tmp_path, "a.jsonl", ",\n ".join(json.dumps(rows).split(", {")).replace("\n ", "\n{")
+        tmp_path,
+        "a.jsonl",
+        ",\n ".join(json.dumps(rows).split(", {")).replace("\n ", "\n{"),
     )
     assert pairs(beside) == [("Q1", "A1"), ("Q2", "A2")]
     # Several lists below each other are no array, and the first must not stand for all.
     line = write(tmp_path, "b.jsonl", json.dumps(rows))
     assert pairs(line, format="json") == [("Q1", "A1"), ("Q2", "A2")]
-    with pytest.raises(UserError, match="a list, not an object; if the file is one array, set"):
+    with pytest.raises(
+        UserError, match="a list, not an object; if the file is one array, set"
+    ):
         read(line)
 
 
@@ -228,7 +285,10 @@ def test_a_column_without_a_name_is_nothing_that_is_taught(tmp_path: Path) -> No
     table = ",question,answer\n0,Q1,A1\n1,Q2,A2\n"
     named = ",text,label\n0,good,1\n1,bad,0\n"
     examples, rejected = read(write(tmp_path, "a.csv", table))
-    assert [(one.prompt, one.completion) for one in examples] == [("Q1", "A1"), ("Q2", "A2")]
+    assert [(one.prompt, one.completion) for one in examples] == [
+        ("Q1", "A1"),
+        ("Q2", "A2"),
+    ]
     assert [one.conversation for one in examples] == [None, None]
     assert rejected == []
     assert pairs(write(tmp_path, "b.csv", named)) == [("good", "1"), ("bad", "0")]
@@ -241,7 +301,10 @@ def test_a_column_without_a_name_is_nothing_that_is_taught(tmp_path: Path) -> No
     [
         {
             "System": "S",
-            "conversations": [{"from": "human", "value": "U"}, {"from": "gpt", "value": "A"}],
+            "conversations": [
+                {"from": "human", "value": "U"},
+                {"from": "gpt", "value": "A"},
+            ],
         },
         {"system_prompt": "S", "question": "U", "response": "A"},
         {
@@ -253,7 +316,10 @@ def test_a_column_without_a_name_is_nothing_that_is_taught(tmp_path: Path) -> No
         },
         {
             "system": "S",
-            "conversations": [{"from": "user", "content": "U"}, {"role": "gpt", "content": "A"}],
+            "conversations": [
+                {"from": "user", "content": "U"},
+                {"role": "gpt", "content": "A"},
+            ],
         },
     ],
 )
@@ -280,17 +346,23 @@ def test_turns_in_the_cell_of_a_table_are_read(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
-    table = datasets.Dataset.from_dict({"question": ["Q1", "Q2", "Q3"], "answer": [1, 2, 3]})
+    table = datasets.Dataset.from_dict(
+        {"question": ["Q1", "Q2", "Q3"], "answer": [1, 2, 3]}
+    )
     table.save_to_disk(tmp_path / "one", num_shards=2)
     assert pairs(tmp_path / "one") == [("Q1", "1"), ("Q2", "2"), ("Q3", "3")]
-    datasets.DatasetDict({"train": table, "test": table}).save_to_disk(tmp_path / "both")
+    datasets.DatasetDict({"train": table, "test": table}).save_to_disk(
+        tmp_path / "both"
+    )
     assert len(pairs(tmp_path / "both" / "test")) == 3
     with pytest.raises(UserError, match=r"\(train, test\); give each .*both/train`"):
         read(tmp_path / "both")
     (tmp_path / "one" / "data-00001-of-00002.arrow").unlink()
     with pytest.raises(UserError, match=r"data-00001-of-00002\.arrow is missing"):
         read(tmp_path / "one")
-    with pytest.raises(UserError, match=r"is a folder; name one file in it \(both, one\)"):
+    with pytest.raises(
+        UserError, match=r"is a folder; name one file in it \(both, one\)"
+    ):
         read(tmp_path)
 
 
@@ -303,9 +375,17 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
         ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", "compressed by zstd"),
         ("a.pkl", b"\x80\x04", "a pickle, which runs code"),
         ("a.html", b"<p>", "markup"),
-        ("a.csv", "prompt,completion\na,b\n".encode("utf-16"), "UTF-16: save it as UTF-8"),
+        (
+            "a.csv",
+            "prompt,completion\na,b\n".encode("utf-16"),
+            "UTF-16: save it as UTF-8",
+        ),
         ("a.jsonl", '{"prompt": "a"}\n'.encode("utf-16"), "UTF-16: save it as UTF-8"),
-        ("a.csv", "prompt,completion\na,b\n".encode("utf-16-le"), "UTF-16: save it as UTF-8"),
+        (
+            "a.csv",
+            "prompt,completion\na,b\n".encode("utf-16-le"),
+            "UTF-16: save it as UTF-8",
+        ),
         (
             "a.csv",
             b'prompt,completion\na,b\n"c,d\ne,f\ng,h\n',
@@ -316,11 +396,23 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
             b'{"version": 1, "data": [{"prompt": "a", "completion": "b"}]}',
             r"'data' holds rows: jq -c '\.data\[\]' FILE > FILE\.jsonl",
         ),
-        ("a.csv", b"messages\n\"[{'role': 'user'}]\"\n", "the turns are text that is no JSON"),
-        ("a.jsonl", b'{"question": "Q", "answer": ["A"]}', "'answer' is a list, not text or turns"),
+        (
+            "a.csv",
+            b"messages\n\"[{'role': 'user'}]\"\n",
+            "the turns are text that is no JSON",
+        ),
+        (
+            "a.jsonl",
+            b'{"question": "Q", "answer": ["A"]}',
+            "'answer' is a list, not text or turns",
+        ),
         ("a.csv", b"prompt,prompt\na,b\n", "two columns are called 'prompt'"),
         ("a.csv", b"2+2,4\n3+3,6\n", "the first line names the columns"),
-        ("a.json", b'{\n "data": [1]\n}', "one JSON object; its rows belong into an array"),
+        (
+            "a.json",
+            b'{\n "data": [1]\n}',
+            "one JSON object; its rows belong into an array",
+        ),
         ("a.jsonl.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\0\x01", "gzip|cannot be read"),
     ],
 )
@@ -337,7 +429,9 @@ def test_a_file_that_is_not_read_is_refused_by_name_with_what_helps(
 def test_the_recipe_says_the_format_where_a_name_does_not(tmp_path: Path) -> None:
     path = write(tmp_path, "export.dat", "prompt,completion\nQ,A\n")
     assert pairs(path, format="csv") == [("Q", "A")]
-    assert pairs(write(tmp_path, "page.html", "Once upon"), format="text") == [("", "Once upon")]
+    assert pairs(write(tmp_path, "page.html", "Once upon"), format="text") == [
+        ("", "Once upon")
+    ]
 
 
 def test_a_file_cut_off_within_gzip_is_named(tmp_path: Path) -> None:

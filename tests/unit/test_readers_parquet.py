@@ -22,7 +22,9 @@ def test_parquet_rows_are_read_and_bad_ones_rejected_one_by_one(tmp_path: Path) 
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     examples, rejected = read(path)
     assert [example.prompt for example in examples] == ["2+2", "3+3"]
-    assert [(row.reason, "row 2" in row.detail) for row in rejected] == [("empty", True)]
+    assert [(row.reason, "row 2" in row.detail) for row in rejected] == [
+        ("empty", True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,10 @@ def test_a_time_zone_that_nobody_knows_rejects_its_rows(tmp_path: Path) -> None:
 
 def test_parquet_conversations_are_read(tmp_path: Path) -> None:
     path = tmp_path / "chat.parquet"
-    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+    ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"messages": turns}]), path)
     assert [example.completion for example in read(path)[0]] == ["Hello"]
 
@@ -77,7 +82,10 @@ def test_a_row_of_views_counts_what_they_show(tmp_path: Path) -> None:
     """Each list of it shows the one below a thousand times: 10**32 bytes in all."""
     shown = pyarrow.array(["x" * 100_000], pyarrow.string_view())
     for _ in range(10):
-        lists = [pyarrow.array([number] * 1000, pyarrow.int32()) for number in (0, len(shown))]
+        lists = [
+            pyarrow.array([number] * 1000, pyarrow.int32())
+            for number in (0, len(shown))
+        ]
         shown = pyarrow.ListViewArray.from_arrays(*lists, shown)
     nothing = pyarrow.array([None], shown.type)
     table = pyarrow.table(
@@ -94,10 +102,16 @@ def test_a_row_of_views_counts_what_they_show(tmp_path: Path) -> None:
     assert [row.reason for row in rejected] == ["too_long"]
 
 
-def test_a_type_of_column_whose_size_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_type_of_column_whose_size_nobody_knows_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
     runs = pyarrow.RunEndEncodedArray.from_arrays([2], pyarrow.array(["x"]))
-    table = pyarrow.table({"prompt": ["a", "b"], "completion": ["c", "d"], "more": runs})
+    table = pyarrow.table(
+        {"prompt": ["a", "b"], "completion": ["c", "d"], "more": runs}
+    )
     with pyarrow.ipc.new_stream(tmp_path / "data.arrow", table.schema) as file:
         file.write_table(table)
-    with pytest.raises(UserError, match=r"columns of run_end_encoded.* are not read; write"):
+    with pytest.raises(
+        UserError, match=r"columns of run_end_encoded.* are not read; write"
+    ):
         read(tmp_path / "data.arrow")

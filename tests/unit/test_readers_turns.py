@@ -17,7 +17,10 @@ AS_TEXT = {"name": "add", "arguments": json.dumps(CALL["arguments"])}
 
 def shared(*turns: tuple[str, str], **fields: Any) -> dict[str, Any]:
     """A row in the form of ShareGPT."""
-    return {"conversations": [{"from": who, "value": text} for who, text in turns], **fields}
+    return {
+        "conversations": [{"from": who, "value": text} for who, text in turns],
+        **fields,
+    }
 
 
 def messages(*turns: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +75,12 @@ def test_calls_of_tools_are_turns_in_one_form(
     ((example,), _) = read(write(tmp_path, "a.jsonl", as_lines(row)))
     assert example.conversation is not None
     turns = example.conversation.messages
-    assert [turn["role"] for turn in turns] == ["user", "assistant", "tool", "assistant"]
+    assert [turn["role"] for turn in turns] == [
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
     assert turns[1]["tool_calls"] == [AS_READ] * num_calls
     assert turns[2]["content"] in ("2", '{"sum": 2}')
     if "conversations" in row:
@@ -81,9 +89,16 @@ def test_calls_of_tools_are_turns_in_one_form(
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("add(1)", "not_json"), ("[]", "wrong_type"), ("{}", "wrong_type"), ("3", "wrong_type")],
+    [
+        ("add(1)", "not_json"),
+        ("[]", "wrong_type"),
+        ("{}", "wrong_type"),
+        ("3", "wrong_type"),
+    ],
 )
-def test_a_call_that_calls_nothing_is_rejected(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_call_that_calls_nothing_is_rejected(
+    tmp_path: Path, text: str, reason: str
+) -> None:
     row = shared(("human", "1+1?"), ("function_call", text), ("gpt", "2"))
     good = shared(("human", "1+1?"), ("gpt", "2"))
     _, (rejected,) = read(write(tmp_path, "a.jsonl", as_lines(good, row)))
@@ -92,22 +107,35 @@ def test_a_call_that_calls_nothing_is_rejected(tmp_path: Path, text: str, reason
 
 
 def test_a_name_with_dots_leads_into_a_row(tmp_path: Path) -> None:
-    row = {"doc": {"q": "Q", "answers": {"text": ["A", "B"]}}, "meta": {"level": 3}, "a.b": "C"}
+    row = {
+        "doc": {"q": "Q", "answers": {"text": ["A", "B"]}},
+        "meta": {"level": 3},
+        "a.b": "C",
+    }
     path = write(tmp_path, "a.jsonl", as_lines(row))
     names = {"prompt_field": "doc.q", "completion_field": "doc.answers.text.0"}
     ((example,), _) = read(path, reference_fields=["meta.level", "a.b"], **names)
     assert (example.prompt, example.completion) == ("Q", "A")
     assert example.reference == {"meta.level": 3, "a.b": "C", "answer": "A"}
-    assert pairs(path, prompt_field="a.b", completion_field="doc.answers.text.1") == [("C", "B")]
+    assert pairs(path, prompt_field="a.b", completion_field="doc.answers.text.1") == [
+        ("C", "B")
+    ]
     table = write(tmp_path, "a.csv", "a.b,c\nQ,A\n")
     assert pairs(table, prompt_field="a.b", completion_field="c") == [("Q", "A")]
 
 
 @pytest.mark.parametrize(
     "content",
-    ["[{0}, {1}]\n[{2}]", "[{0}]{1}\n{2}", "[{0},]\n[]\n\n[{1},{2}]\n", " [{0},{1}] {2} "],
+    [
+        "[{0}, {1}]\n[{2}]",
+        "[{0}]{1}\n{2}",
+        "[{0},]\n[]\n\n[{1},{2}]\n",
+        " [{0},{1}] {2} ",
+    ],
 )
-def test_no_array_or_object_behind_an_array_is_lost(tmp_path: Path, content: str) -> None:
+def test_no_array_or_object_behind_an_array_is_lost(
+    tmp_path: Path, content: str
+) -> None:
     for index in range(3):
         row = json.dumps({"prompt": f"Q{index}", "completion": "A"})
         content = content.replace(f"{{{index}}}", row)

@@ -55,6 +55,8 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_recipe_of_the_readme_is_a_recipe() -> None:
-    found = re.search(r"```yaml\n(.+?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.search(
+        r"```yaml\n(.+?)```", README.read_text(encoding="utf-8"), re.DOTALL
+    )
     assert found
     assert parse_recipe(yaml.safe_load(found[1])).decide.goal.threshold == 0.8

@@ -37,11 +37,17 @@ def test_the_files_and_summary_of_a_step_can_be_read_elsewhere(
     assert found == made
     assert found.digest == made.digest
     assert found.summary == {"steps": 3, "final_loss": 0.5}
-    assert sorted(found.objects) == ["log.jsonl", "model/deep/config.json", "model/weights.bin"]
+    assert sorted(found.objects) == [
+        "log.jsonl",
+        "model/deep/config.json",
+        "model/weights.bin",
+    ]
     assert fetch(elsewhere, found, "model/weights.bin").read_text() == "weights"
     assert fetch(elsewhere, found, "log.jsonl").read_bytes() == b""
     folder = fetch_folder(elsewhere, found, "model")
-    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")) == [
+    assert sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*")
+    ) == [
         "deep",
         "deep/config.json",
         "weights.bin",
@@ -62,8 +68,18 @@ def test_whatever_the_result_depends_on_changes_the_address(context: Context) ->
         commit(context, Work(), rate=0.2),
         commit(context, Work(), seed=8),
         commit(context, Work(), inputs={"mix": commit(context, Work())}),
-        commit(context, Work(), inputs={"mix": commit(context, Work("other"), rate=0.3)}),
-        commit_once(context, TASK, "select", config={"rate": 0.1}, inputs={}, seed=7, work=Work()),
+        commit(
+            context, Work(), inputs={"mix": commit(context, Work("other"), rate=0.3)}
+        ),
+        commit_once(
+            context,
+            TASK,
+            "select",
+            config={"rate": 0.1},
+            inputs={},
+            seed=7,
+            work=Work(),
+        ),
     ]
     assert len({receipt.ref for receipt in receipts}) == 6
 
@@ -72,20 +88,37 @@ def test_the_order_of_names_does_not_change_the_address(context: Context) -> Non
     a, b = commit(context, Work(), seed=1), commit(context, Work(), seed=2)
     work = Work()
     first = commit_once(
-        context, TASK, "train", config={"x": 1, "y": 2}, inputs={"a": a, "b": b}, seed=7, work=work
+        context,
+        TASK,
+        "train",
+        config={"x": 1, "y": 2},
+        inputs={"a": a, "b": b},
+        seed=7,
+        work=work,
     )
     again = commit_once(
-        context, TASK, "train", config={"y": 2, "x": 1}, inputs={"b": b, "a": a}, seed=7, work=work
+        context,
+        TASK,
+        "train",
+        config={"y": 2, "x": 1},
+        inputs={"b": b, "a": a},
+        seed=7,
+        work=work,
     )
     assert first == again
     assert work.times == 1
 
 
-def test_a_receipt_is_the_same_on_every_machine(make_test_context: Make, tmp_path: Path) -> None:
+def test_a_receipt_is_the_same_on_every_machine(
+    make_test_context: Make, tmp_path: Path
+) -> None:
     from components.storage.store import open_store
 
     stores = [open_store(f"file://{tmp_path}/store-{name}", {}) for name in "ab"]
-    assert len({commit(make_test_context(store), Work()).to_bytes() for store in stores}) == 1
+    assert (
+        len({commit(make_test_context(store), Work()).to_bytes() for store in stores})
+        == 1
+    )
 
 
 def test_of_two_that_do_the_same_work_at_once_the_first_receipt_is_everybodys(
@@ -106,7 +139,9 @@ def test_of_two_that_do_the_same_work_at_once_the_first_receipt_is_everybodys(
         receipts = list(pool.map(do, range(8)))
     assert len({receipt.digest for receipt in receipts}) == 1
     winner = receipts[0].summary["worker"]
-    assert fetch(contexts[0], receipts[0], "answer").read_text() == f"of worker {winner}"
+    assert (
+        fetch(contexts[0], receipts[0], "answer").read_text() == f"of worker {winner}"
+    )
 
 
 def test_work_that_fails_leaves_no_receipt_and_no_files_and_can_be_done_again(
@@ -127,7 +162,9 @@ def test_work_that_fails_leaves_no_receipt_and_no_files_and_can_be_done_again(
     assert commit(context, Work()).summary["steps"] == 3
 
 
-def test_attempts_tell_of_time_memory_and_reuse(store: Store, make_test_context: Make) -> None:
+def test_attempts_tell_of_time_memory_and_reuse(
+    store: Store, make_test_context: Make
+) -> None:
     first = make_test_context(store)
     first.charge("tokens", 5)
     receipt = commit(first, Work())
@@ -148,8 +185,12 @@ def test_an_attempt_is_on_record_before_the_work_begins(context: Context) -> Non
 
     seen: list[Attempt] = []
     commit(context, looking)
-    assert [(one.task, one.receipt, one.error) for one in seen] == [("train-r1", "", "")]
-    assert [(one.seconds, one.work_seconds, one.reused) for one in seen] == [(0.0, 0.0, False)]
+    assert [(one.task, one.receipt, one.error) for one in seen] == [
+        ("train-r1", "", "")
+    ]
+    assert [(one.seconds, one.work_seconds, one.reused) for one in seen] == [
+        (0.0, 0.0, False)
+    ]
 
 
 def test_a_store_that_breaks_during_the_work_does_not_hide_why_the_work_failed(
@@ -189,7 +230,9 @@ def test_work_not_done_yet_has_no_receipt(context: Context) -> None:
         read_receipt(context, "train/0123")
 
 
-def test_the_uri_of_a_receipt_leads_back_to_it(store: Store, make_test_context: Make) -> None:
+def test_the_uri_of_a_receipt_leads_back_to_it(
+    store: Store, make_test_context: Make
+) -> None:
     context = make_test_context(store)
     receipt = commit(context, Work())
     assert ref_of_uri(context, receipt_uri(context, receipt)) == receipt.ref
@@ -198,7 +241,10 @@ def test_the_uri_of_a_receipt_leads_back_to_it(store: Store, make_test_context: 
 def test_another_spelling_of_the_same_store_is_the_same_store(
     context: Context, tmp_path: Path
 ) -> None:
-    assert ref_of_uri(context, f"file://{tmp_path}//./store/steps/train/0123.json") == "train/0123"
+    assert (
+        ref_of_uri(context, f"file://{tmp_path}//./store/steps/train/0123.json")
+        == "train/0123"
+    )
 
 
 def test_a_summary_is_read_as_what_the_step_wrote(context: Context) -> None:
@@ -214,6 +260,12 @@ def test_a_summary_is_read_as_what_the_step_wrote(context: Context) -> None:
         base="prepare/0",
     )
     receipt = commit_once(
-        context, TASK, "start", config={}, inputs={}, seed=0, work=lambda folder: written
+        context,
+        TASK,
+        "start",
+        config={},
+        inputs={},
+        seed=0,
+        work=lambda folder: written,
     )
     assert read_summary(read_receipt(context, receipt.ref), StartSummary) == written

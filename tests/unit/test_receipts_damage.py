@@ -76,15 +76,25 @@ def test_a_garbled_object_is_found_when_it_is_fetched(
             "passwd",
         ),
         (
-            lambda document: document["objects"].update({"x": {"sha256": "../x", "size": 1}}),
+            lambda document: document["objects"].update(
+                {"x": {"sha256": "../x", "size": 1}}
+            ),
             "sha256",
         ),
         (
-            lambda document: document["objects"].update({"x": {"sha256": "a" * 64, "size": -1}}),
+            lambda document: document["objects"].update(
+                {"x": {"sha256": "a" * 64, "size": -1}}
+            ),
             "size",
         ),
-        (lambda document: document.update(step="select"), "holds the receipt of select/"),
-        (lambda document: document.update(key="other"), "holds the receipt of train/other"),
+        (
+            lambda document: document.update(step="select"),
+            "holds the receipt of select/",
+        ),
+        (
+            lambda document: document.update(key="other"),
+            "holds the receipt of train/other",
+        ),
     ],
 )
 def test_a_document_that_is_no_receipt_is_corrupt_and_says_why(
@@ -116,7 +126,9 @@ def test_a_changed_result_is_named_with_what_to_do(context: Context) -> None:
     address = keys.receipt_key(receipt.step, receipt.key)
     better = receipt.to_bytes().replace(b'"final_loss":0.5', b'"final_loss":0.1')
     context.store.put_bytes(address, better)
-    with pytest.raises(Corrupt, match=rf"{address} was changed .* restore it, or delete it"):
+    with pytest.raises(
+        Corrupt, match=rf"{address} was changed .* restore it, or delete it"
+    ):
         read_receipt(context, receipt.ref)
 
 
@@ -143,7 +155,9 @@ def test_a_receipt_of_an_older_version_is_named_as_such(context: Context) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe", b"[1]"])
-def test_bytes_that_are_no_document_are_corrupt(context: Context, content: bytes) -> None:
+def test_bytes_that_are_no_document_are_corrupt(
+    context: Context, content: bytes
+) -> None:
     receipt = commit(context, Work())
     context.store.put_bytes(keys.receipt_key("train", receipt.key), content)
     with pytest.raises(Corrupt, match="not a receipt"):
@@ -153,7 +167,9 @@ def test_bytes_that_are_no_document_are_corrupt(context: Context, content: bytes
 @pytest.mark.parametrize(
     "ref", ["", "train", "train/", "/key", "../x/y", "train/a/b", "train/../x"]
 )
-def test_a_reference_that_names_no_receipt_is_refused(context: Context, ref: str) -> None:
+def test_a_reference_that_names_no_receipt_is_refused(
+    context: Context, ref: str
+) -> None:
     with pytest.raises(UserError):
         read_receipt(context, ref)
 
@@ -166,7 +182,9 @@ def test_a_file_that_the_receipt_does_not_list_is_refused(context: Context) -> N
         fetch_folder(context, receipt, "mod")
 
 
-def test_a_receipt_of_another_store_is_refused_with_both_names(context: Context) -> None:
+def test_a_receipt_of_another_store_is_refused_with_both_names(
+    context: Context,
+) -> None:
     with pytest.raises(
         UserError, match=f"s3://other/runs/steps/train/0123.json.*{context.store.root}"
     ):

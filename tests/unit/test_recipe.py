@@ -50,14 +50,22 @@ ALL_BUT = {"train": 0.8, "dev": 0.1, "validation": 0.05, "test": 0.05}
         ([("auto", "q")], {**ALL_BUT, "validation": 0.0, "test": 0.1}, "validation"),
         ([("train", "q"), ("validation", "v")], ALL_BUT, "test"),
         ([("train", "q"), ("test", "t"), ("unlabelled", "u")], ALL_BUT, "validation"),
-        ([("auto", "q"), ("test", "t")], {**ALL_BUT, "train": 0.85, "validation": 0}, "validation"),
+        (
+            [("auto", "q"), ("test", "t")],
+            {**ALL_BUT, "train": 0.85, "validation": 0},
+            "validation",
+        ),
     ],
 )
 def test_a_split_that_no_source_can_fill_is_told_before_any_task(
     sources: list[tuple[str, str]], fractions: dict[str, float], empty: str
 ) -> None:
-    listed = [{"uri": f"file:///{name}.jsonl", "split": split} for split, name in sources]
-    with pytest.raises(UserError, match=f"nothing gives rows of split {empty}: give a source"):
+    listed = [
+        {"uri": f"file:///{name}.jsonl", "split": split} for split, name in sources
+    ]
+    with pytest.raises(
+        UserError, match=f"nothing gives rows of split {empty}: give a source"
+    ):
         recipe_of(data={"sources": listed, "fractions": fractions})
 
 
@@ -72,7 +80,9 @@ def test_splits_that_sources_name_need_no_share() -> None:
 
 
 @pytest.mark.parametrize("percentage", [1, 0.5])
-def test_a_retention_margin_in_per_cent_is_refused_with_its_unit(percentage: float) -> None:
+def test_a_retention_margin_in_per_cent_is_refused_with_its_unit(
+    percentage: float,
+) -> None:
     with pytest.raises(
         UserError, match=r"decide\.retention_margin.*share of tokens.*not a percent"
     ):
@@ -87,26 +97,47 @@ def test_a_retention_margin_of_null_is_no_bound() -> None:
 @pytest.mark.parametrize(
     ("train", "says"),
     [
-        ({"layers": {"trained": "inserted"}}, "inserted needs layers to train: extra is 0"),
+        (
+            {"layers": {"trained": "inserted"}},
+            "inserted needs layers to train: extra is 0",
+        ),
         ({"layers": {"trained": 9}}, r"trained \(9\) > max_trained \(8\)"),
         ({"layers": {"trained": 0}}, "trained"),
         ({"layers": {"trained": "last"}}, "trained"),
         ({"layers": {"max_extra": -1}}, "max_extra"),
         ({"layers": {"min_extra": 1}}, "min_extra"),
-        ({"layers": {"extra": 1000}}, r"train\.layers\.extra: .*less than or equal to 128"),
-        ({"layers": {"extra": -1000}}, r"train\.layers\.extra: .*greater than or equal to -128"),
+        (
+            {"layers": {"extra": 1000}},
+            r"train\.layers\.extra: .*less than or equal to 128",
+        ),
+        (
+            {"layers": {"extra": -1000}},
+            r"train\.layers\.extra: .*greater than or equal to -128",
+        ),
         ({"layers": {"max_extra": 129}}, r"train\.layers\.max_extra: .*equal to 128"),
         ({"layers": {"min_extra": -129}}, r"train\.layers\.min_extra: .*equal to -128"),
         ({"layers": {"extra": "4"}}, "extra"),
         # The scratch model of these tests has three layers.
         ({"layers": {"extra": 4}}, r"extra 4: the base has 3 .*set it to 3 or less"),
-        ({"layers": {"max_extra": 128}}, r"max_extra 128: the base has 3 .*set it to 3 or less"),
-        ({"layers": {"extra": -3}}, r"extra -3: the base has 3 .*one has to stay.*-2 or more"),
+        (
+            {"layers": {"max_extra": 128}},
+            r"max_extra 128: the base has 3 .*set it to 3 or less",
+        ),
+        (
+            {"layers": {"extra": -3}},
+            r"extra -3: the base has 3 .*one has to stay.*-2 or more",
+        ),
         ({"layers": {"min_extra": -9}}, r"min_extra -9: the base has 3 .*-2 or more"),
         ({"layers": {}, "lora": {}}, "layers and lora exclude each other"),
         ({"layers": {"extra": 1}, "interpolate": True}, "makes their depths differ"),
-        ({"layers": {"max_extra": 1}, "interpolate": True}, "makes their depths differ"),
-        ({"layers": {"min_extra": -1}, "interpolate": True}, "makes their depths differ"),
+        (
+            {"layers": {"max_extra": 1}, "interpolate": True},
+            "makes their depths differ",
+        ),
+        (
+            {"layers": {"min_extra": -1}, "interpolate": True},
+            "makes their depths differ",
+        ),
     ],
 )
 def test_layers_that_cannot_be_are_refused(train: dict[str, Any], says: str) -> None:
@@ -121,7 +152,10 @@ def test_as_many_layers_as_the_base_has_may_be_inserted_and_one_has_to_stay() ->
         assert layers.extra == extra
     # The depth of any other base is not known here.
     elsewhere = {"source": "hf://org/name@v1"}
-    assert recipe_of(model=elsewhere, train={"layers": {"extra": 40}}).train.layers is not None
+    assert (
+        recipe_of(model=elsewhere, train={"layers": {"extra": 40}}).train.layers
+        is not None
+    )
 
 
 def test_trained_layers_alone_go_together_with_interpolation() -> None:
@@ -136,7 +170,9 @@ def test_noise_goes_with_objectives_that_compare_with_no_other_model() -> None:
     )
     assert recipe.train.rounds.augmentation is not None
     for method in ("dpo", "rpo", "kto", "raft"):
-        with pytest.raises(UserError, match=f"method {method} compares.*unset rounds.augmentation"):
+        with pytest.raises(
+            UserError, match=f"method {method} compares.*unset rounds.augmentation"
+        ):
             recipe_of(train={"rounds": {"augmentation": AUGMENTED}, "method": method})
         # The supervised stage has no pairs.
         recipe_of(train={"first": {"augmentation": AUGMENTED}, "method": method})

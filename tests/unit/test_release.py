@@ -45,12 +45,17 @@ from tests.unit.releasing import (
 pytestmark = pytest.mark.process
 
 
-def test_a_release_is_proved_better_than_the_base_and_than_the_last_one(context: Context) -> None:
+def test_a_release_is_proved_better_than_the_base_and_than_the_last_one(
+    context: Context,
+) -> None:
     base, first, second = (model(context, seed) for seed in range(3))
     early = campaign(context, base, taught_by(context, [first]))
     released = publish(context, early, first)
     assert released.released, released.why
-    assert (released.split, released.scores.n if released.scores else 0) == ("vault", 12)
+    assert (released.split, released.scores.n if released.scores else 0) == (
+        "vault",
+        12,
+    )
     assert [rival.kind for rival in released.rivals] == ["base"]
     # The second model beats its base, and knows no more than half of what the release knows.
     late = campaign(context, base, taught_by(context, [first, first, second]))
@@ -59,9 +64,13 @@ def test_a_release_is_proved_better_than_the_base_and_than_the_last_one(context:
     assert not refused.released
     assert (refused.version, refused.prefix) == ("", "")
     assert "not proved better than release 1" in refused.why
-    assert [line.version for line in ledger.read_lines(context, NAME)] == [released.version]
+    assert [line.version for line in ledger.read_lines(context, NAME)] == [
+        released.version
+    ]
     # On prompts that show it to be better, it is the second release.
-    better = publish(context, campaign(context, base, taught_by(context, [second])), second)
+    better = publish(
+        context, campaign(context, base, taught_by(context, [second])), second
+    )
     assert [(rival.kind, rival.verdict) for rival in better.rivals] == [
         ("base", "better"),
         ("release", "better"),
@@ -74,7 +83,9 @@ def test_a_release_is_proved_better_than_the_base_and_than_the_last_one(context:
     )
     assert check_releases(context, NAME).damaged == []
     # Side by side: the last release is the champion itself, so the one before it is shown.
-    with attempting(context, Task(run_id="late", name="decide-r0", round=0), "decide") as attempt:
+    with attempting(
+        context, Task(run_id="late", name="decide-r0", round=0), "decide"
+    ) as attempt:
         attempt.receipt = "decide/" + state.rpartition("/")[2].removesuffix(".json")
     settings = Settings(temperature=0.0, max_new_tokens=4, system_prompt="")
     with Models(context, "late", settings, compare=True) as models:
@@ -120,7 +131,9 @@ def test_a_trial_releases_nothing_and_opens_no_prompts(context: Context) -> None
 
 def test_a_model_that_is_worse_than_its_base_is_not_released(context: Context) -> None:
     base, champion = model(context, 0), model(context, 1)
-    summary = publish(context, campaign(context, base, taught_by(context, [base])), champion)
+    summary = publish(
+        context, campaign(context, base, taught_by(context, [base])), champion
+    )
     assert not summary.released
     assert "not proved better than base model" in summary.why
     assert ledger.read_lines(context, NAME) == []
@@ -130,18 +143,24 @@ def test_test_prompts_decide_where_there_is_no_vault(context: Context) -> None:
     base, champion = model(context, 0), model(context, 1)
     recipe = recipe_of(generate={"max_new_tokens": 4}, publish={"name": NAME})
     prompts = taught_by(context, [champion])
-    start = begun(context, recipe, base=base, validation=SPLITS["validation"], test=prompts)
+    start = begun(
+        context, recipe, base=base, validation=SPLITS["validation"], test=prompts
+    )
     summary = publish(context, start, champion)
     assert (summary.released, summary.split) == (True, "test")
 
 
-def test_a_margin_lets_an_equal_model_replace_the_last_release(context: Context) -> None:
+def test_a_margin_lets_an_equal_model_replace_the_last_release(
+    context: Context,
+) -> None:
     base, first, second = (model(context, seed) for seed in range(3))
     publish(context, campaign(context, base, taught_by(context, [first])), first)
     # Half of the prompts are right for each: 15 wins and 15 losses.
     both = taught_by(context, [first, second], 30)
     strict = publish(
-        context, campaign(context, base, taught_by(context, [second, first], 30)), second
+        context,
+        campaign(context, base, taught_by(context, [second, first], 30)),
+        second,
     )
     assert not strict.released
     lenient = campaign(
@@ -154,10 +173,14 @@ def test_a_margin_lets_an_equal_model_replace_the_last_release(context: Context)
     summary = publish(context, lenient, second)
     verdicts = {rival.kind: rival.verdict for rival in summary.rivals}
     assert verdicts["base"] == "better"
-    assert (verdicts["release"], summary.released) == ("non-inferior", True), summary.why
+    assert (verdicts["release"], summary.released) == ("non-inferior", True), (
+        summary.why
+    )
 
 
-def test_equal_releases_cannot_lose_the_margin_again_and_again(context: Context) -> None:
+def test_equal_releases_cannot_lose_the_margin_again_and_again(
+    context: Context,
+) -> None:
     base, first, second, third = (model(context, seed) for seed in range(4))
     section = {
         "publish": {"name": NAME, "margin": 0.2},
@@ -165,10 +188,14 @@ def test_equal_releases_cannot_lose_the_margin_again_and_again(context: Context)
     }
     publish(context, campaign(context, base, taught_by(context, [first])), first)
     prompts = taught_by(context, [first, second], 30)
-    assert publish(context, campaign(context, base, prompts, **section), second).released
+    assert publish(
+        context, campaign(context, base, prompts, **section), second
+    ).released
     # The first release was the last that was proved better: it stays a rival.
     last = publish(
-        context, campaign(context, base, taught_by(context, [second, third], 30), **section), third
+        context,
+        campaign(context, base, taught_by(context, [second, third], 30), **section),
+        third,
     )
     assert [rival.kind for rival in last.rivals] == ["base", "release", "anchor"]
     assert last.rivals[2].name.startswith("release 1 ")
@@ -182,13 +209,23 @@ def test_prompts_wear_out(context: Context) -> None:
         for seed in range(1, MAX_SPENT_OPENINGS + 2)
     ]
     levels = [summary.rivals[0].level for summary in said[:-1]]
-    assert levels == pytest.approx([0.05 / 2**k for k in range(1, MAX_SPENT_OPENINGS + 1)])
+    assert levels == pytest.approx(
+        [0.05 / 2**k for k in range(1, MAX_SPENT_OPENINGS + 1)]
+    )
     assert sum(levels) < 0.05
-    assert [summary.new_prompts_due for summary in said] == [False, False, True, True, True]
+    assert [summary.new_prompts_due for summary in said] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
     assert "worn out" in said[-1].why
     assert said[-1].scores is None
     # Asked again about the same model, the answer is the same and costs nothing.
-    assert publish(context, campaign(context, base, prompts), model(context, 2)) == said[1]
+    assert (
+        publish(context, campaign(context, base, prompts), model(context, 2)) == said[1]
+    )
     # A release costs nothing: on other prompts two openings in a row have the whole level.
     for seed in (11, 12):
         champion = model(context, seed)
@@ -198,7 +235,10 @@ def test_prompts_wear_out(context: Context) -> None:
         assert summary.rivals[0].level == pytest.approx(0.025)
     openings = document_of(context, NAME)["openings"]
     assert isinstance(openings, list)
-    assert [opening["spent"] for opening in openings if isinstance(opening, dict)] == [0.0, 0.0]
+    assert [opening["spent"] for opening in openings if isinstance(opening, dict)] == [
+        0.0,
+        0.0,
+    ]
 
 
 def test_a_crash_between_any_two_writes_leaves_the_old_release_in_force(
@@ -207,14 +247,19 @@ def test_a_crash_between_any_two_writes_leaves_the_old_release_in_force(
     base, first, second = (model(context, seed) for seed in range(3))
     publish(context, campaign(context, base, taught_by(context, [first])), first)
     old = ledger.read_lines(context, NAME)
-    state = state_of(context, campaign(context, base, taught_by(context, [second])), second)
+    state = state_of(
+        context, campaign(context, base, taught_by(context, [second])), second
+    )
 
     def old_is_in_force() -> None:
         assert ledger.read_lines(context, NAME) == old
         assert ledger.release_in_force(context, f"release://{NAME}").number == 1
 
     num_cuts = cut_before_each_write(
-        context, monkeypatch, lambda: run(PublishInputs(state), context), old_is_in_force
+        context,
+        monkeypatch,
+        lambda: run(PublishInputs(state), context),
+        old_is_in_force,
     )
     assert num_cuts > 5
     assert ledger.release_in_force(context, f"release://{NAME}").number == 2
@@ -227,7 +272,9 @@ def test_a_crash_between_any_two_writes_leaves_the_old_release_in_force(
 def test_of_two_writers_the_second_compares_with_the_first(context: Context) -> None:
     base, first, second = (model(context, seed) for seed in range(3))
     states = [
-        state_of(context, campaign(context, base, taught_by(context, [champion])), champion)
+        state_of(
+            context, campaign(context, base, taught_by(context, [champion])), champion
+        )
         for champion in (first, second)
     ]
     with ThreadPoolExecutor(2) as threads:
@@ -241,18 +288,30 @@ def test_a_published_folder_is_never_written_again(context: Context) -> None:
     base, champion = model(context, 0), model(context, 1)
     prompts = taught_by(context, [champion])
     first = publish(context, campaign(context, base, prompts), champion)
-    files = {key: context.store.get_bytes(key) for key in context.store.list(first.prefix)}
+    files = {
+        key: context.store.get_bytes(key) for key in context.store.list(first.prefix)
+    }
     # The same model by a run with another goal.
     goal = {"goal": {"threshold": 0.5}}
-    again = publish(context, campaign(context, base, prompts, decide=goal), champion, stop="target")
-    assert (again.prefix, again.target_met, first.target_met) == (first.prefix, True, False)
+    again = publish(
+        context, campaign(context, base, prompts, decide=goal), champion, stop="target"
+    )
+    assert (again.prefix, again.target_met, first.target_met) == (
+        first.prefix,
+        True,
+        False,
+    )
     assert "release 1" in again.why
-    assert {key: context.store.get_bytes(key) for key in context.store.list(first.prefix)} == files
+    assert {
+        key: context.store.get_bytes(key) for key in context.store.list(first.prefix)
+    } == files
     assert len(ledger.read_lines(context, NAME)) == 1
     assert check_releases(context, NAME).damaged == []
 
 
-def test_prompts_that_the_last_release_was_trained_on_do_not_decide(context: Context) -> None:
+def test_prompts_that_the_last_release_was_trained_on_do_not_decide(
+    context: Context,
+) -> None:
     base, first, second = (model(context, seed) for seed in range(3))
     recipe = recipe_of(generate={"max_new_tokens": 4}, publish={"name": NAME})
     seen = taught_by(context, [second])
@@ -303,7 +362,10 @@ def test_a_release_is_the_base_of_the_next_campaign_with_splits_of_its_own(
     measured, learned = {one.id for one in old}, {one.id for one in taught}
     for split in ("train", "unlabelled"):
         path = fetch(context, prepared, f"splits/{split}.jsonl")
-        ids = {json.loads(line)["id"].split("-")[0] for line in path.read_text().splitlines()}
+        ids = {
+            json.loads(line)["id"].split("-")[0]
+            for line in path.read_text().splitlines()
+        }
         assert ids
         assert not ids & measured, split
     for split in ("validation", "test"):
@@ -331,11 +393,15 @@ def test_a_release_is_the_base_of_the_next_campaign_with_splits_of_its_own(
 def test_tasks_fill_it_with_prompts_of_its_own_and_leave_other_splits_alone_without_it(
     task: str,
 ) -> None:
-    ladder = {"ladder": {"labelled": [1, 3], "climb": [4, 6]}} if task == "reverse" else {}
+    ladder = (
+        {"ladder": {"labelled": [1, 3], "climb": [4, 6]}} if task == "reverse" else {}
+    )
     counts = {"labelled": 40, "dev": 4, "unlabelled": 10, "validation": 12, "test": 12}
 
     def splits(vault: int) -> dict[str, list[str]]:
-        source = TaskSource.model_validate({"task": task, **counts, **ladder, "vault": vault})
+        source = TaskSource.model_validate(
+            {"task": task, **counts, **ladder, "vault": vault}
+        )
         found: dict[str, list[str]] = {}
         for item in make_examples(source, 3):
             assert not isinstance(item, Dropped)

@@ -95,7 +95,10 @@ def test_an_approval_in_the_store_releases_at_the_next_start(context: Context) -
         "at": "2026-11-30T00:00:00Z",
     }
     key = keys.approval_key(receipt.key)
-    for wrong in (b"yes", json.dumps({**approval, "publish_digest": "0" * 64}).encode()):
+    for wrong in (
+        b"yes",
+        json.dumps({**approval, "publish_digest": "0" * 64}).encode(),
+    ):
         context.store.put_bytes(key, wrong)
         with pytest.raises(Corrupt, match=f"{key}.* delete it"):
             run(PublishInputs(state), context)
@@ -106,7 +109,9 @@ def test_an_approval_in_the_store_releases_at_the_next_start(context: Context) -
     assert line.approval.approved_by == "a platform"
 
 
-def test_consent_to_a_comparison_is_none_to_what_came_after_it(context: Context) -> None:
+def test_consent_to_a_comparison_is_none_to_what_came_after_it(
+    context: Context,
+) -> None:
     base, first, second = (model(context, seed) for seed in range(3))
     start = campaign(context, base, taught_by(context, [first]), **NEEDS_APPROVAL)
     state = state_of(context, start, first)
@@ -117,18 +122,23 @@ def test_consent_to_a_comparison_is_none_to_what_came_after_it(context: Context)
         approve_run(context, RUN)
     # Another campaign of the name is released meanwhile.
     publish(context, campaign(context, base, taught_by(context, [second])), second)
-    with pytest.raises(UserError, match=r"was compared before release 1 \(.* start the run again"):
+    with pytest.raises(
+        UserError, match=r"was compared before release 1 \(.* start the run again"
+    ):
         approve(context, load_campaign(context, state), waiting)
     assert list(context.store.list("approvals/")) == []
     compared_anew = run(PublishInputs(state), context)
     assert outcome_of(context, compared_anew)["status"] == "waiting for approval"
     # Of two people who approve at the same time, one is first.
     approvers = [
-        dataclasses.replace(context, environment={"RATCHET_USER": name}) for name in ("ada", "bo")
+        dataclasses.replace(context, environment={"RATCHET_USER": name})
+        for name in ("ada", "bo")
     ]
     following = load_campaign(context, state)
     with ThreadPoolExecutor(2) as threads:
-        lines = list(threads.map(lambda own: approve(own, following, compared_anew), approvers))
+        lines = list(
+            threads.map(lambda own: approve(own, following, compared_anew), approvers)
+        )
     assert lines[0] == lines[1] == ledger.read_lines(context, NAME)[1]
     assert check_releases(context, NAME).damaged == []
 

@@ -33,7 +33,13 @@ class Elements(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.names.add(tag)
         for name, value in attrs:
-            if name.startswith("on") or name in ("src", "href", "xlink:href", "srcset", "action"):
+            if name.startswith("on") or name in (
+                "src",
+                "href",
+                "xlink:href",
+                "srcset",
+                "action",
+            ):
                 self.fetched.append(value or "")
             if name == "id":
                 self.ids.append(value or "")
@@ -77,7 +83,9 @@ def test_charts_speak_to_screen_readers(page: str) -> None:
     )
 
 
-def test_many_rounds_of_long_texts_stay_below_the_limit_of_kubeflow(context: Context) -> None:
+def test_many_rounds_of_long_texts_stay_below_the_limit_of_kubeflow(
+    context: Context,
+) -> None:
     made = Campaign(context)
     made.prepare()
     made.round(0, 0.3, "promoted")
@@ -107,20 +115,30 @@ def test_filters_are_shown_with_what_the_audit_says_of_each(page: str) -> None:
     newest = next(table for table in tables if table[0][0] == "filter")
     assert newest[0] == ["filter", "given", "kept", "precision", "recall", "share kept"]
     assert newest[1] == ["contamination", "800", "790", "–", "–", "–"]
-    assert newest[2] == ["verifier", "790", "450", "91.2 % (≥ 83.5)", "88.8 %", "60.0 %"]
+    assert newest[2] == [
+        "verifier",
+        "790",
+        "450",
+        "91.2 % (≥ 83.5)",
+        "88.8 %",
+        "60.0 %",
+    ]
     assert newest[3] == ["consistency", "450", "400", "nothing kept", "0.0 %", "0.0 %"]
     assert newest[4] == ["all", "800", "400", "93.8 % (≥ 85.7)", "80.0 %", "55.0 %"]
 
 
 def test_the_audit_and_the_bias_are_told_in_a_sentence(page: str) -> None:
     assert (
-        "On 200 samples of 50 audit prompts, 62.5 % of them right, the filters keep 55.0 %" in page
+        "On 200 samples of 50 audit prompts, 62.5 % of them right, the filters keep 55.0 %"
+        in page
     )
     assert (
         "of which 93.8 % are right (at least 85.7 % with 95 % confidence), and 80.0 % of the right ones."
         in page
     )
-    assert "(0 alike, 1 nothing in common): answer 0.00, length 0.12, slice 1.00." in page
+    assert (
+        "(0 alike, 1 nothing in common): answer 0.00, length 0.12, slice 1.00." in page
+    )
 
 
 def test_what_hints_did_for_prompts_that_were_too_hard_is_told(page: str) -> None:
@@ -145,16 +163,29 @@ def test_an_alarm_that_is_the_verdict_is_told_once(context: Context) -> None:
     view = load_run(context, made.run_id)
     last = view.rounds[2]
     alarm = "the mix teaches errors: this round teaches errors"
-    record = last.record.model_copy(update={"why": f"{alarm}; 9 prompts", "alarms": (alarm,)})
-    page = build_page(dataclasses.replace(view, rounds=(dataclasses.replace(last, record=record),)))
+    record = last.record.model_copy(
+        update={"why": f"{alarm}; 9 prompts", "alarms": (alarm,)}
+    )
+    page = build_page(
+        dataclasses.replace(view, rounds=(dataclasses.replace(last, record=record),))
+    )
     assert page.count("this round teaches errors") == 1
 
 
-def test_signs_of_collapse_are_shown_against_round_0_with_what_blocks(page: str) -> None:
+def test_signs_of_collapse_are_shown_against_round_0_with_what_blocks(
+    page: str,
+) -> None:
     tables = tables_of(page)
     table = next(table for table in tables if "word pairs" in table[0])
     assert table == [
-        ["round", "word pairs", "human perplexity", "pass@8", "samples agree", "right on audit"],
+        [
+            "round",
+            "word pairs",
+            "human perplexity",
+            "pass@8",
+            "samples agree",
+            "right on audit",
+        ],
         ["3", "0.850 ×, blocks", "1.120 ×, blocks", "−2.5 points", "90.0 %", "62.5 %"],
         ["2", "0.900 ×, warns", "1.080 ×, warns", "−2.5 points", "80.0 %", "62.5 %"],
         ["1", "0.950 ×", "1.040 ×", "−2.5 points", "70.0 %", "62.5 %"],
@@ -176,22 +207,36 @@ def test_the_recipe_says_which_perplexity_blocks(context: Context) -> None:
     assert "1.120 ×</td>" in page
 
 
-def test_rounds_of_receipts_without_these_measures_are_shown_without_them(context: Context) -> None:
+def test_rounds_of_receipts_without_these_measures_are_shown_without_them(
+    context: Context,
+) -> None:
     made = whole_campaign(context)
     view = load_run(context, made.run_id)
-    bare = tuple(dataclasses.replace(one, select=None, evaluate=None) for one in view.rounds)
+    bare = tuple(
+        dataclasses.replace(one, select=None, evaluate=None) for one in view.rounds
+    )
     page = build_page(dataclasses.replace(view, rounds=bare))
     assert "Round 3" in page
     assert "Signs of collapse" not in page
     assert "Filters" not in page
 
 
-def test_the_exit_handler_stores_page_and_summary_beside_the_run(context: Context) -> None:
+def test_the_exit_handler_stores_page_and_summary_beside_the_run(
+    context: Context,
+) -> None:
     made = whole_campaign(context)
-    context.store.put_bytes(keys.job_key("job-1"), canonical_json({"run_id": made.run_id}))
+    context.store.put_bytes(
+        keys.job_key("job-1"), canonical_json({"run_id": made.run_id})
+    )
     stored, summary = run(ReportInputs(job_id="job-1", status="SUCCEEDED"), context)
-    assert context.store.get_bytes(keys.run_key(made.run_id, "report.html")).decode() == stored
-    assert json.loads(context.store.get_bytes(keys.run_key(made.run_id, "summary.json"))) == summary
+    assert (
+        context.store.get_bytes(keys.run_key(made.run_id, "report.html")).decode()
+        == stored
+    )
+    assert (
+        json.loads(context.store.get_bytes(keys.run_key(made.run_id, "summary.json")))
+        == summary
+    )
     assert summary["target_met"] is True
     assert "ended as succeeded" in stored
 

@@ -35,7 +35,8 @@ document.querySelector("iframe").addEventListener("load", (event) => {{
 
 
 @pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on this machine: the report is not opened in a browser"
+    CHROMIUM is None,
+    reason="no chromium on this machine: the report is not opened in a browser",
 )
 def test_the_report_fits_a_phone_without_scrolling_sideways(
     context: Context, tmp_path: Path

@@ -36,19 +36,33 @@ def test_the_page_says_in_a_sentence_whether_the_target_was_met(page: str) -> No
 
 def test_the_first_screen_has_both_models_on_test_with_intervals(page: str) -> None:
     words = first_screen(page)
-    before = "What you came with 5.0 % [0.9–23.6] base model: accuracy on 20 test prompts"
+    before = (
+        "What you came with 5.0 % [0.9–23.6] base model: accuracy on 20 test prompts"
+    )
     assert before in words
-    assert "What you have now 50.0 % [40.0–60.0] round 3: accuracy on 20 test prompts" in words
+    assert (
+        "What you have now 50.0 % [40.0–60.0] round 3: accuracy on 20 test prompts"
+        in words
+    )
 
 
 RELEASED = {"target_met": True, "released": True, "new_prompts_due": False}
-REFUSED = {"target_met": False, "released": False, "why": "not proved better than release 1: 0"}
+REFUSED = {
+    "target_met": False,
+    "released": False,
+    "why": "not proved better than release 1: 0",
+}
 
 
 @pytest.mark.parametrize(
     ("published", "state", "release", "following"),
     [
-        (RELEASED, {"stop": "target"}, "Yes: by-hand v1 is released (proved better", "Use it."),
+        (
+            RELEASED,
+            {"stop": "target"},
+            "Yes: by-hand v1 is released (proved better",
+            "Use it.",
+        ),
         (
             {**RELEASED, "target_met": False},
             {"stop": "budget"},
@@ -76,8 +90,18 @@ REFUSED = {"target_met": False, "released": False, "why": "not proved better tha
         (REFUSED, {"stop": "patience"}, "No: ", "Look at the lost answers"),
         (REFUSED, {"stop": "alarm"}, "No: ", "Read the alarms of the last two rounds"),
         (REFUSED, {"stop": "weak"}, "No: ", "Too few samples were accepted"),
-        (None, {"stop": "target"}, "Not yet: `publish` has not", "Start the same command again"),
-        (None, {"stop": None}, "Not yet: the run is not finished.", "Wait. If it was stopped"),
+        (
+            None,
+            {"stop": "target"},
+            "Not yet: `publish` has not",
+            "Start the same command again",
+        ),
+        (
+            None,
+            {"stop": None},
+            "Not yet: the run is not finished.",
+            "Wait. If it was stopped",
+        ),
     ],
 )
 def test_the_first_screen_says_whether_to_release_and_what_comes_next(
@@ -91,10 +115,14 @@ def test_the_first_screen_says_whether_to_release_and_what_comes_next(
     assert view.state is not None
     view = dataclasses.replace(
         view,
-        publication=view.publication.model_copy(update=published) if published else None,
+        publication=view.publication.model_copy(update=published)
+        if published
+        else None,
         state=view.state.model_copy(update=state),
         receipts={
-            ref: one.model_copy(update={"summary": {**one.summary, "smallest_gain": 0.123}})
+            ref: one.model_copy(
+                update={"summary": {**one.summary, "smallest_gain": 0.123}}
+            )
             if one.step == "start"
             else one
             for ref, one in view.receipts.items()
@@ -107,9 +135,15 @@ def test_the_first_screen_says_whether_to_release_and_what_comes_next(
 @pytest.mark.parametrize(
     ("error", "following"),
     [
-        (UserError("no such file"), "Mend what train-r1 says below, and start the same command"),
+        (
+            UserError("no such file"),
+            "Mend what train-r1 says below, and start the same command",
+        ),
         (Transient("the store is away"), "Just start the same command again"),
-        (Corrupt("objects/ab is gone"), "Restore or delete what `ratchet verify by-hand-"),
+        (
+            Corrupt("objects/ab is gone"),
+            "Restore or delete what `ratchet verify by-hand-",
+        ),
         (RatchetError("a bug"), "Find the cause of the error of train-r1 in its log"),
     ],
 )
@@ -127,12 +161,19 @@ def test_after_a_failure_the_first_screen_says_what_helps(
 
 
 def evaluated_as(
-    context: Context, prompts: Sequence[Prompt], measured: Sequence[Mapping[str, object]]
+    context: Context,
+    prompts: Sequence[Prompt],
+    measured: Sequence[Mapping[str, object]],
 ) -> Receipt:
     """An evaluation on test, with what was measured of each prompt's answer."""
     results = [
         Result(
-            prompt_id=prompt.id, split="test", correct=True, text="", finished=True, num_tokens=1
+            prompt_id=prompt.id,
+            split="test",
+            correct=True,
+            text="",
+            finished=True,
+            num_tokens=1,
         ).model_copy(update=about)
         for prompt, about in zip(prompts, measured, strict=True)
     ]
@@ -141,7 +182,11 @@ def evaluated_as(
 
 @pytest.mark.parametrize(
     ("metric", "field", "sign"),
-    [("perplexity", "loss", 1), ("brier", "label_error", 1), ("mean_score", "score", -1)],
+    [
+        ("perplexity", "loss", 1),
+        ("brier", "label_error", 1),
+        ("mean_score", "score", -1),
+    ],
 )
 def test_answers_are_compared_by_the_measure_of_the_campaign(
     context: Context, metric: Metric, field: str, sign: int
@@ -181,7 +226,8 @@ def test_answers_before_and_after_stand_side_by_side(context: Context) -> None:
     page = page_of(context, whole_campaign(context, text=HOSTILE))
     part = page.split("Answers before and after")[1].split("<h2>")[0]
     assert (
-        "Of 20 test prompts the champion does 18 better than the base model, and 1 worse." in part
+        "Of 20 test prompts the champion does 18 better than the base model, and 1 worse."
+        in part
     )
     lost, won = part.split("1 of 1 lost")[1].split("6 of 18 won")
     row = 'reverse 00019</span><span class="mono" data-label="expected">19</span>'
@@ -220,7 +266,9 @@ def test_a_model_that_waits_for_approval_has_a_page_for_the_one_who_approves(
         publication=view.publication.model_copy(
             update={"needs_approval": True, "rivals": (rival,), "target_met": False}
         ),
-        base_evaluation=view.base_evaluation.model_copy(update={"measured": {"test": slices}}),
+        base_evaluation=view.base_evaluation.model_copy(
+            update={"measured": {"test": slices}}
+        ),
         rounds=(*view.rounds[:-1], champion),
     )
     page = build_page(waiting)
@@ -230,8 +278,13 @@ def test_a_model_that_waits_for_approval_has_a_page_for_the_one_who_approves(
     assert ["base model scratch", "90.0 %", "better", "18", "1"] in tables[0]
     assert ["length=9", "12", "90.0 %", "25.0 %"] in tables[1]
     assert "The goal of the recipe is not reached." in page
-    assert "1 of 20 test prompts (5.0 %) were answered better by the base model." in page
-    assert f"ratchet approve {view.run_id} --version v1 --store {view.store}</code>" in page
+    assert (
+        "1 of 20 test prompts (5.0 %) were answered better by the base model." in page
+    )
+    assert (
+        f"ratchet approve {view.run_id} --version v1 --store {view.store}</code>"
+        in page
+    )
     assert "Published as" not in page
     # Once approved it is an ordinary page.
     assert "Before you approve" not in build_page(view)
@@ -243,4 +296,6 @@ def test_a_base_that_nothing_beat_is_compared_with_nothing(context: Context) -> 
     made.round(0, 0.02, "rejected", stop="patience")
     page = page_of(context, made)
     assert "Answers before and after" not in page
-    assert "What you have now 5.0 % [0.9–23.6] still the base model" in first_screen(page)
+    assert "What you have now 5.0 % [0.9–23.6] still the base model" in first_screen(
+        page
+    )

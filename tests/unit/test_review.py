@@ -46,7 +46,11 @@ def recipe(folder: Path) -> dict[str, Any]:
         "name": "reviewed",
         "model": {"scratch": {"hidden_size": 16, "num_layers": 1, "tokenizer": "byte"}},
         "data": {"sources": sources},
-        "generate": {"prompts_per_round": 8, "samples_per_prompt": 3, "max_new_tokens": 4},
+        "generate": {
+            "prompts_per_round": 8,
+            "samples_per_prompt": 3,
+            "max_new_tokens": 4,
+        },
         "select": {
             "people": {"min_verdicts": 8},
             "verifier": False,
@@ -68,7 +72,9 @@ def waiting(context: Context, tmp_path: Path) -> tuple[str, str, Receipt]:
     return parse_recipe(document).run_id, state, shard
 
 
-def write_verdicts(path: Path, rows: list[ReviewRow], verdicts: list[bool | None]) -> Path:
+def write_verdicts(
+    path: Path, rows: list[ReviewRow], verdicts: list[bool | None]
+) -> Path:
     lines = [
         json.dumps({"id": row.id, "right": right})
         for row, right in zip(rows, verdicts, strict=True)
@@ -95,18 +101,27 @@ def test_a_round_waits_for_people_and_teaches_what_they_call_right(
     assert import_verdicts(context, run_id, None, few).without == 1
     with pytest.raises(UserError, match="3 of its"):
         select.run(select.SelectInputs(state, (shard,)), context)
-    verdicts: list[bool | None] = [False, True, True, *(number % 2 == 0 for number in range(6))]
+    verdicts: list[bool | None] = [
+        False,
+        True,
+        True,
+        *(number % 2 == 0 for number in range(6)),
+    ]
     more = write_verdicts(tmp_path / "more.jsonl", rows[:9], verdicts)
     imported = import_verdicts(context, run_id, None, more)
     assert imported.marked == 9
     assert import_verdicts(context, run_id, 1, more) == imported
-    assert len(read_batches(context, run_id, 1)) == 2, "the same file once more adds nothing"
+    assert len(read_batches(context, run_id, 1)) == 2, (
+        "the same file once more adds nothing"
+    )
 
     receipt = select.run(select.SelectInputs(state, (shard,)), context)
     right = {row.id for row, verdict in zip(rows, verdicts, strict=False) if verdict}
     accepted = list(read_rows(fetch(context, receipt, "accepted.jsonl"), TrainingRow))
     assert accepted
-    taught = {answer_id(str(row.provenance["prompt_id"]), row.completion) for row in accepted}
+    taught = {
+        answer_id(str(row.provenance["prompt_id"]), row.completion) for row in accepted
+    }
     assert taught == right
     dropped = list(read_rows(fetch(context, receipt, "dropped.jsonl"), Dropped))
     assert {row.reason for row in dropped} >= {"people", "unmarked"}
@@ -127,7 +142,15 @@ def test_the_page_shows_text_and_runs_none_of_it(
     context: Context, tmp_path: Path, waiting: tuple[str, str, Receipt]
 ) -> None:
     run_id, _, _ = waiting
-    arguments = ["review", "export", run_id, "--store", context.store.root, "--limit", "5"]
+    arguments = [
+        "review",
+        "export",
+        run_id,
+        "--store",
+        context.store.root,
+        "--limit",
+        "5",
+    ]
     done = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "round 1: 5 of" in done.output
@@ -159,7 +182,9 @@ def test_verdicts_that_cannot_be_used_are_named(
         file.write_text(line.replace("%s", row.id), encoding="utf-8")
         with pytest.raises(UserError, match=message):
             import_verdicts(context, run_id, None, file)
-    with pytest.raises(UserError, match="round 7 has no answers; rounds with answers: 1"):
+    with pytest.raises(
+        UserError, match="round 7 has no answers; rounds with answers: 1"
+    ):
         import_verdicts(context, run_id, 7, file)
     assert read_batches(context, run_id, 1) == []
 

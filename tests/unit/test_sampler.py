@@ -35,8 +35,12 @@ def answers(
         "batch_size": batch_size,
         **sampling,
     }
-    requests = [Request(tuple(codec.prompt_ids(text)), tuple(range(seeds))) for text in PROMPTS]
-    drawn = list(sample(model, requests, Sampling(**settings), codec.end_ids, codec.pad_id))
+    requests = [
+        Request(tuple(codec.prompt_ids(text)), tuple(range(seeds))) for text in PROMPTS
+    ]
+    drawn = list(
+        sample(model, requests, Sampling(**settings), codec.end_ids, codec.pad_id)
+    )
     assert len(drawn) == len(PROMPTS) * seeds
     return {(answer.request, answer.index): answer for answer in drawn}
 
@@ -68,12 +72,16 @@ def test_a_sample_depends_on_its_seed_alone_not_on_its_batch() -> None:
 def test_samples_follow_the_model_distribution() -> None:
     model, codec = tiny_model(seed=2)
     request = Request(tuple(codec.prompt_ids("12=")), tuple(range(4000)))
-    sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=1, batch_size=4000)
+    sampling = Sampling(
+        temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=1, batch_size=4000
+    )
     counts: Counter[int] = Counter()
     for answer in sample(model, [request], sampling, codec.end_ids, codec.pad_id):
         counts[codec.end_ids[0] if answer.finished else answer.ids[0]] += 1
     with torch.inference_mode():
-        expected = model(input_ids=torch.tensor([request.ids])).logits[0, -1].softmax(-1)
+        expected = (
+            model(input_ids=torch.tensor([request.ids])).logits[0, -1].softmax(-1)
+        )
     for token, probability in enumerate(expected.tolist()):
         deviation = 4.5 * (probability * (1 - probability) / 4000) ** 0.5
         assert abs(counts[token] / 4000 - probability) <= deviation + 1e-9
@@ -93,7 +101,9 @@ def test_top_k_and_top_p_leave_out_the_tail() -> None:
         sampling = Sampling(temperature=1.0, max_new_tokens=1, batch_size=500, **limits)  # type: ignore[arg-type]
         drawn = {
             codec.end_ids[0] if answer.finished else answer.ids[0]
-            for answer in sample(model, [request], sampling, codec.end_ids, codec.pad_id)
+            for answer in sample(
+                model, [request], sampling, codec.end_ids, codec.pad_id
+            )
         }
         assert drawn <= set(best[: limits["top_k"] or 1])
 
@@ -121,21 +131,31 @@ def test_the_largest_logits_are_found_block_by_block(size: int) -> None:
 
 def test_the_numbers_of_a_seed_are_uniform_and_its_own() -> None:
     numbers = uniforms(range(20_000), 8)
-    assert torch.equal(numbers[:, :3], uniforms(range(20_000), 3)), "asking for more changes none"
+    assert torch.equal(numbers[:, :3], uniforms(range(20_000), 3)), (
+        "asking for more changes none"
+    )
     assert torch.equal(numbers[17:19], uniforms([17, 18], 8))
     assert 0 <= float(numbers.min()) <= float(numbers.max()) < 1
     shares = torch.histc(numbers.float(), bins=20, min=0, max=1) / numbers.numel()
-    assert float((shares - 0.05).abs().max()) < 5 * (0.05 * 0.95 / numbers.numel()) ** 0.5
+    assert (
+        float((shares - 0.05).abs().max()) < 5 * (0.05 * 0.95 / numbers.numel()) ** 0.5
+    )
     centred = numbers - 0.5
     assert float((centred[:, 1:] * centred[:, :-1]).mean().abs()) < 0.002, (
         "one step says nothing of the next"
     )
-    assert float((centred[1:] * centred[:-1]).mean().abs()) < 0.002, "nor one seed of the next"
+    assert float((centred[1:] * centred[:-1]).mean().abs()) < 0.002, (
+        "nor one seed of the next"
+    )
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.9), (200, 0.9)])
-def test_rounding_that_swaps_two_likely_tokens_changes_no_draw(top_k: int, top_p: float) -> None:
-    logits = torch.randn(1, 400, generator=torch.Generator().manual_seed(0)).repeat(1000, 1)
+def test_rounding_that_swaps_two_likely_tokens_changes_no_draw(
+    top_k: int, top_p: float
+) -> None:
+    logits = torch.randn(1, 400, generator=torch.Generator().manual_seed(0)).repeat(
+        1000, 1
+    )
     best, second = logits[0].topk(2).indices.tolist()
     logits[:, second] = logits[:, best]
     dice = uniforms(range(1000), 1)[:, 0]
@@ -149,13 +169,17 @@ def test_rounding_that_swaps_two_likely_tokens_changes_no_draw(top_k: int, top_p
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_rows_that_end_early_leave_the_batch_and_change_no_other(architecture: str) -> None:
+def test_rows_that_end_early_leave_the_batch_and_change_no_other(
+    architecture: str,
+) -> None:
     model, codec = tiny_model(architecture, seed=1)
     together = answers(model, codec, seeds=12, temperature=1.5, max_new_tokens=40)
     lengths = sorted(len(answer.ids) for answer in together.values())
     assert lengths[0] < 5
     assert lengths[-1] > 20
-    alone = answers(model, codec, seeds=12, temperature=1.5, max_new_tokens=40, batch_size=1)
+    alone = answers(
+        model, codec, seeds=12, temperature=1.5, max_new_tokens=40, batch_size=1
+    )
     assert {key: value.ids for key, value in together.items()} == {
         key: value.ids for key, value in alone.items()
     }

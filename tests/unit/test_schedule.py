@@ -41,7 +41,11 @@ def test_at_most_one_of_its_runs_is_under_way_and_none_is_made_up_for(
 ) -> None:
     schedule(pipelines, wanted(package), "weekly", CRON)
     [one] = kfp.all("recurringruns")
-    assert (one["max_concurrency"], one["no_catchup"], one["mode"]) == ("1", True, "ENABLE")
+    assert (one["max_concurrency"], one["no_catchup"], one["mode"]) == (
+        "1",
+        True,
+        "ENABLE",
+    )
     assert one["trigger"] == {"cron_schedule": {"cron": CRON}}
     assert one["service_account"] == "ratchet-run"
 
@@ -56,7 +60,9 @@ def test_a_changed_schedule_takes_the_place_of_the_old_one(
     other = wanted(package, seed=7) if change == "parameters" else wanted(package)
     if change == "commit":
         other = plan_submission(package, {"store": STORE}, commit="f" * 40)
-    done, made = schedule(pipelines, other, "weekly", "0 0 4 * * *" if change == "cron" else CRON)
+    done, made = schedule(
+        pipelines, other, "weekly", "0 0 4 * * *" if change == "cron" else CRON
+    )
     assert done == "replaced"
     assert made != before
     assert [one["recurring_run_id"] for one in kfp.all("recurringruns")] == [made]
@@ -69,7 +75,9 @@ def test_the_old_schedule_is_deleted_only_after_the_new_one_is_there(
     kfp.requests.clear()
     schedule(pipelines, wanted(package, seed=7), "weekly", CRON)
     changes = [
-        method for method, path in kfp.requests if "recurringruns" in path and method != "GET"
+        method
+        for method, path in kfp.requests
+        if "recurringruns" in path and method != "GET"
     ]
     assert changes == ["POST", "DELETE"]
 
@@ -80,11 +88,18 @@ def test_twins_are_cleared_away_and_other_names_are_left_alone(
     _, kept = schedule(pipelines, wanted(package), "weekly", CRON)
     kfp.add(
         "recurringruns",
-        **{k: v for k, v in kfp.all("recurringruns")[0].items() if not k.endswith("_run_id")},
+        **{
+            k: v
+            for k, v in kfp.all("recurringruns")[0].items()
+            if not k.endswith("_run_id")
+        },
     )
     _, other = schedule(pipelines, wanted(package), "nightly", "0 0 1 * * *")
     assert schedule(pipelines, wanted(package), "weekly", CRON) == ("replaced", kept)
-    assert [one["recurring_run_id"] for one in kfp.all("recurringruns")] == [kept, other]
+    assert [one["recurring_run_id"] for one in kfp.all("recurringruns")] == [
+        kept,
+        other,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -133,15 +148,30 @@ def test_the_verb_has_a_schedule_and_removes_it(
     kfp: KfpApi, package: Package, tmp_path: Path
 ) -> None:
     (tmp_path / "p.yaml").write_text(package.text)
-    common = (str(tmp_path / "p.yaml"), "--store", STORE, "--namespace", "ml", "--commit", COMMIT)
+    common = (
+        str(tmp_path / "p.yaml"),
+        "--store",
+        STORE,
+        "--namespace",
+        "ml",
+        "--commit",
+        COMMIT,
+    )
     # Before the package is looked at, and anything is sent.
     for options in ((), ("--remove", "--cron", "0 3 * * 1"), ("--cron", "soon")):
         refused = cli(kfp, "schedule", "no-such-recipe", "--namespace", "ml", *options)
-        assert (refused.returncode, "cron" in refused.stderr) == (2, True), refused.stderr
+        assert (refused.returncode, "cron" in refused.stderr) == (2, True), (
+            refused.stderr
+        )
     recipe = "recipe={model: {source: 's3://bucket-that-is-not-there/model'}}"
     done = cli(kfp, "schedule", *common, "--cron", "0 3 * * 1", "--param", recipe)
-    assert (done.returncode, done.stdout) == (0, "schedule ratchet-demo: created\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "schedule ratchet-demo: created\n"), (
+        done.stderr
+    )
     # A schedule is found by its name: what its runs will read is not looked at.
     assert "cannot be seen" not in done.stderr
     assert kfp.all("recurringruns")[0]["trigger"]["cron_schedule"]["cron"] == CRON
-    assert cli(kfp, "schedule", *common, "--remove").stdout == "schedule ratchet-demo: removed\n"
+    assert (
+        cli(kfp, "schedule", *common, "--remove").stdout
+        == "schedule ratchet-demo: removed\n"
+    )

@@ -92,9 +92,15 @@ def test_macro_f1_and_its_parts_are_those_of_scikit_learn() -> None:
         result(number, split="test", label=right, predicted=guess)
         for number, (right, guess) in enumerate(zip(truth, said, strict=True))
     ]
-    found = scores_of([result(999, split="validation"), *rows], 0).classification["test"]
-    assert found.macro_f1 == pytest.approx(f1_score(truth, said, average="macro", zero_division=0))
-    parts = precision_recall_fscore_support(truth, said, labels=list("abcd"), zero_division=0)
+    found = scores_of([result(999, split="validation"), *rows], 0).classification[
+        "test"
+    ]
+    assert found.macro_f1 == pytest.approx(
+        f1_score(truth, said, average="macro", zero_division=0)
+    )
+    parts = precision_recall_fscore_support(
+        truth, said, labels=list("abcd"), zero_division=0
+    )
     for place, label in enumerate("abcd"):
         mine = found.labels[label]
         assert (mine.precision, mine.recall, mine.f1, mine.n) == pytest.approx(
@@ -103,30 +109,47 @@ def test_macro_f1_and_its_parts_are_those_of_scikit_learn() -> None:
     assert found.low < found.accuracy < found.high
 
 
-def test_the_brier_score_is_that_of_scikit_learn_and_ties_go_to_the_first_label() -> None:
+def test_the_brier_score_is_that_of_scikit_learn_and_ties_go_to_the_first_label() -> (
+    None
+):
     draw = random.Random(2)
     labels = ["a", "b", "c"]
     truth = [draw.choice(labels) for _ in range(50)]
     raw = [[draw.random() for _ in labels] for _ in truth]
     chances = [[one / sum(row) for one in row] for row in raw]
-    choices = [class_choice(labels, row, right) for row, right in zip(chances, truth, strict=True)]
+    choices = [
+        class_choice(labels, row, right)
+        for row, right in zip(chances, truth, strict=True)
+    ]
     rows = [
-        result(number, split="test", label=right, predicted=one.name, label_error=one.squared_error)
+        result(
+            number,
+            split="test",
+            label=right,
+            predicted=one.name,
+            label_error=one.squared_error,
+        )
         for number, (right, one) in enumerate(zip(truth, choices, strict=True))
     ]
-    found = scores_of([result(999, split="validation"), *rows], 0).classification["test"]
+    found = scores_of([result(999, split="validation"), *rows], 0).classification[
+        "test"
+    ]
     assert found.brier == pytest.approx(brier_score_loss(truth, chances, labels=labels))
     tied = class_choice(labels, [0.4, 0.4, 0.2], "b")
     assert tied.name == "a"
     assert tied.squared_error == pytest.approx(0.4**2 + 0.6**2 + 0.2**2)
     older = [row.model_copy(update={"label_error": None}) for row in rows]
-    measured = scores_of([result(999, split="validation"), *older], 0).classification["test"]
+    measured = scores_of([result(999, split="validation"), *older], 0).classification[
+        "test"
+    ]
     assert measured.brier is None
 
 
 def test_numbers_have_a_squared_error_and_what_is_no_number_is_counted() -> None:
     def asked(answer: str) -> Prompt:
-        return Prompt(id="x", text="?", verifier="numeric", reference={"answer": answer})
+        return Prompt(
+            id="x", text="?", verifier="numeric", reference={"answer": answer}
+        )
 
     assert error_of(asked("40"), "so the answer is 42") == 2.0
     assert error_of(asked("0.5"), "50%") == 0.0
@@ -153,7 +176,13 @@ def test_one_answer_that_is_far_off_does_not_decide_the_mean_errors() -> None:
     errors = [float(size) for size in range(-10, 11)]
     for far in (11.0, -1e67):
         rows = [
-            result(number, split="validation", numeric=True, error=error, tags={"length": "2"})
+            result(
+                number,
+                split="validation",
+                numeric=True,
+                error=error,
+                tags={"length": "2"},
+            )
             for number, error in enumerate([*errors, far])
         ]
         scores = scores_of([*rows, result(99, split="test")], 0)
@@ -161,12 +190,17 @@ def test_one_answer_that_is_far_off_does_not_decide_the_mean_errors() -> None:
         assert numeric.mse == pytest.approx((770 + 100) / 22)
         assert numeric.mae == pytest.approx((110 + 10) / 22)
         assert scores.slices["length=2"].mse == numeric.mse
-    right = [result(number, split="validation", numeric=True, error=0.0) for number in range(3)]
+    right = [
+        result(number, split="validation", numeric=True, error=0.0)
+        for number in range(3)
+    ]
     all_right = scores_of([*right, result(99, split="test")], 0).numeric["validation"]
     assert (all_right.mse, all_right.mae) == (0.0, 0.0)
 
 
-def test_the_generation_verification_gap_is_what_agreement_gains_over_one_sample() -> None:
+def test_the_generation_verification_gap_is_what_agreement_gains_over_one_sample() -> (
+    None
+):
     prompts = [question(number) for number in (17, 25, 31)]
     samples = [*sampled(17, "1112"), *sampled(25, "3344"), *sampled(31, "3399")]
     verdicts = [
@@ -185,7 +219,9 @@ def test_the_generation_verification_gap_is_what_agreement_gains_over_one_sample
     assert generation_verification(prompts, [], []) is None
 
 
-def test_perplexity_weighs_tokens_and_its_interval_holds_the_truth_19_times_of_20() -> None:
+def test_perplexity_weighs_tokens_and_its_interval_holds_the_truth_19_times_of_20() -> (
+    None
+):
     draw = random.Random(3)
 
     def texts() -> list[TextResult]:

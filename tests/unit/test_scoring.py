@@ -45,7 +45,9 @@ def test_rows_are_scored_as_by_a_forward_pass_of_each_alone(
         for place, prompt in enumerate(PROMPTS)
     ]
     done: list[int] = []
-    scores = score_rows(model, rows, codec.pad_id, 2, done.append, chunk_tokens=chunk_tokens)
+    scores = score_rows(
+        model, rows, codec.pad_id, 2, done.append, chunk_tokens=chunk_tokens
+    )
     assert done == [2, 2, 1]
     for row, score in zip(rows, scores, strict=True):
         loss, right = alone(model, row)
@@ -65,7 +67,10 @@ def test_all_tokens_are_right_exactly_where_greedy_decoding_says_the_text() -> N
             EncodedRow([*ids[:-1], (ids[-1] + 1) % 20], 1),
         ]
     scores = score_rows(model, rows, codec.pad_id, 4)
-    assert [score.num_right == score.num_tokens for score in scores] == [True, False] * len(PROMPTS)
+    assert [score.num_right == score.num_tokens for score in scores] == [
+        True,
+        False,
+    ] * len(PROMPTS)
 
 
 def expected_probabilities(model: Any, rows: list[EncodedRow]) -> list[float]:
@@ -84,7 +89,9 @@ def test_probabilities_of_labels_are_their_likelihoods_normalised_over_the_label
     found = label_probabilities(model, codec, PROMPTS, labels, batch_size)
     for prompt, probabilities in zip(PROMPTS, found, strict=True):
         rows = [EncodedRow(*codec.row_ids(prompt, one)) for one in labels]
-        assert probabilities == pytest.approx(expected_probabilities(model, rows), rel=1e-4)
+        assert probabilities == pytest.approx(
+            expected_probabilities(model, rows), rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("shared_heads", [False, True])
@@ -131,13 +138,17 @@ def test_labels_may_change_what_stands_in_front_of_them() -> None:
     found = label_probabilities(model, cast(Codec, Turning()), PROMPTS, labels, 6)
     for prompt, probabilities in zip(PROMPTS, found, strict=True):
         rows = [EncodedRow(*Turning().row_ids(prompt, one)) for one in labels]
-        assert probabilities == pytest.approx(expected_probabilities(model, rows), rel=1e-4)
+        assert probabilities == pytest.approx(
+            expected_probabilities(model, rows), rel=1e-4
+        )
 
 
 def test_a_model_that_knows_the_classes_is_sure_of_them() -> None:
     model, codec = tiny_model(seed=1)
     labels = {"even": "22", "odd": "1"}
-    rows = [(f"{number}=", labels["odd" if number % 2 else "even"]) for number in range(40)]
+    rows = [
+        (f"{number}=", labels["odd" if number % 2 else "even"]) for number in range(40)
+    ]
     learn(model, codec, rows[:30])
     names = sorted(labels.values())
     found = label_probabilities(model, codec, [prompt for prompt, _ in rows], names, 16)
@@ -145,7 +156,10 @@ def test_a_model_that_knows_the_classes_is_sure_of_them() -> None:
         class_choice(names, probabilities, label)
         for probabilities, (_, label) in zip(found, rows, strict=True)
     ]
-    assert sum(one.name == label for one, (_, label) in zip(choices, rows, strict=True)) >= 36
+    assert (
+        sum(one.name == label for one, (_, label) in zip(choices, rows, strict=True))
+        >= 36
+    )
     assert sum(one.squared_error for one in choices) / len(choices) < 0.2
 
 
@@ -154,7 +168,10 @@ def learn(model: Any, codec: Codec, rows: list[tuple[str, str]]) -> None:
     from components.modeling.likelihood import CompletionLoss, collate
 
     batch = collate([EncodedRow(*codec.row_ids(*row)) for row in rows], codec.pad_id)
-    loss, optimizer = CompletionLoss(model), torch.optim.AdamW(model.parameters(), lr=5e-3)
+    loss, optimizer = (
+        CompletionLoss(model),
+        torch.optim.AdamW(model.parameters(), lr=5e-3),
+    )
     for _ in range(60):
         optimizer.zero_grad()
         loss(batch).backward()

@@ -14,7 +14,14 @@ from components.select.filters.repeats import edit_distance, equations
 from components.select.scored_samples import Block, make_scored_samples
 from tests.unit.crafted import ask, say
 from tests.unit.made_up_text import sentence
-from tests.unit.selections import account_of, answers, kept_texts, reasons, select, with_settings
+from tests.unit.selections import (
+    account_of,
+    answers,
+    kept_texts,
+    reasons,
+    select,
+    with_settings,
+)
 from tests.unit.test_mix import rows
 
 
@@ -56,15 +63,17 @@ def test_of_answers_by_the_same_equations_the_most_unlike_stays() -> None:
         "It is 72.",
         "Surely 72.",
     ]
-    outcome = select(answers(ask("clips", "?"), *texts), with_settings(distinct_paths=True))
+    outcome = select(
+        answers(ask("clips", "?"), *texts), with_settings(distinct_paths=True)
+    )
     assert kept_texts(outcome) == texts[2:]
     assert reasons(outcome) == {"same_path": 2}
 
 
 def test_equations_are_read_in_order_however_they_are_spaced() -> None:
-    assert equations("She sold 48 / 2 = <<48/2=24>>24 clips.\nSo 48+24 = 72.") == equations(
-        "48/2 = <<48/2=24>>24; so\n48 + 24=72"
-    )
+    assert equations(
+        "She sold 48 / 2 = <<48/2=24>>24 clips.\nSo 48+24 = 72."
+    ) == equations("48/2 = <<48/2=24>>24; so\n48 + 24=72")
     assert equations("no numbers at all") == ()
     assert equations("3+4 = 7") != equations("4+3 = 7")
 
@@ -81,13 +90,18 @@ def test_edit_distance_is_levenshteins(first: str, second: str, distance: int) -
 def test_a_diverse_choice_covers_what_a_flood_of_like_rows_would_hide(by: str) -> None:
     draw = random.Random(4)
     begin = "tell me something about the sheep that graze"
-    cased = {"".join(draw.choice((letter, letter.upper())) for letter in begin) for _ in range(120)}
+    cased = {
+        "".join(draw.choice((letter, letter.upper())) for letter in begin)
+        for _ in range(120)
+    }
     flood = [
         one
         for text in sorted(cased)
         for one in answers(ask(text, "?"), "a white sheep on a green hill")
     ]
-    rare = [one for n in range(8) for one in answers(ask(f"rare {n}", "?"), sentence(draw))]
+    rare = [
+        one for n in range(8) for one in answers(ask(f"rare {n}", "?"), sentence(draw))
+    ]
     choice = {"by": by, "rows": 16, "clusters": 16}
     kept, dropped = select([*flood, *rare], with_settings(keep=choice))
     assert len(kept) == 16
@@ -148,7 +162,9 @@ def test_the_top_score_and_the_most_undecided_prompts_are_kept() -> None:
         *answers(undecided[0], "1", "1 ", "2", "3"),
         *answers(undecided[1], "1", "1 ", "1  ", "2"),
     ]
-    section = SelectSection(keep={"by": "difficulty", "share": 0.5}, minhash_threshold=1.0)
+    section = SelectSection(
+        keep={"by": "difficulty", "share": 0.5}, minhash_threshold=1.0
+    )
     assert {one.prompt.text for one in select(right, section)[0]} == {"undecided"}
     assert len(select(both, with_settings(keep={"by": "random", "rows": 3}))[0]) == 3
     assert len(select(agreed, with_settings(keep={"by": "random", "rows": 30}))[0]) == 2
@@ -158,7 +174,9 @@ def test_the_top_score_and_the_most_undecided_prompts_are_kept() -> None:
         with_settings(keep={"by": "random"})
 
 
-def test_bias_is_nothing_for_like_rows_and_one_for_rows_with_nothing_in_common() -> None:
+def test_bias_is_nothing_for_like_rows_and_one_for_rows_with_nothing_in_common() -> (
+    None
+):
     labelled = attributes(rows(100, 0))
     assert distances(attributes(rows(100, 1)), labelled) == {
         "length": 0.0,
@@ -166,17 +184,25 @@ def test_bias_is_nothing_for_like_rows_and_one_for_rows_with_nothing_in_common()
         "slice": 0.0,
     }
     other = [
-        row.model_copy(update={"completion": "x" * 500, "tags": {"task": "essay"}, "id": str(n)})
+        row.model_copy(
+            update={"completion": "x" * 500, "tags": {"task": "essay"}, "id": str(n)}
+        )
         for n, row in enumerate(rows(100, 1))
     ]
-    assert distances(attributes(other), labelled) == {"length": 1.0, "answer": 1.0, "slice": 1.0}
+    assert distances(attributes(other), labelled) == {
+        "length": 1.0,
+        "answer": 1.0,
+        "slice": 1.0,
+    }
     assert distances(attributes([]), labelled) == {}
 
 
 def test_bias_sees_a_class_that_is_no_longer_answered() -> None:
     def labels(*answers: str) -> list[TrainingRow]:
         texts = itertools.cycle(answers)
-        return [row.model_copy(update={"completion": next(texts)}) for row in rows(100, 1)]
+        return [
+            row.model_copy(update={"completion": next(texts)}) for row in rows(100, 1)
+        ]
 
     even, one_sided = attributes(labels("yes", "no")), attributes(labels("yes"))
     assert distances(one_sided, even)["answer"] == pytest.approx(0.558, abs=0.01)
@@ -185,9 +211,16 @@ def test_bias_sees_a_class_that_is_no_longer_answered() -> None:
     balanced = Balanced(most, even)
     assert distances(attributes(most), even)["answer"] > 0.15
     assert distances(attributes(balanced), even)["answer"] == pytest.approx(0, abs=1e-6)
-    assert [row.id for row in balanced] == [row.id for row in balanced] == [row.id for row in most]
+    assert (
+        [row.id for row in balanced]
+        == [row.id for row in balanced]
+        == [row.id for row in most]
+    )
     rare = Balanced(labels(*["yes"] * 19, "no"), even)
-    assert {row.completion: row.weight for row in rare} == {"yes": pytest.approx(10 / 19), "no": 4}
+    assert {row.completion: row.weight for row in rare} == {
+        "yes": pytest.approx(10 / 19),
+        "no": 4,
+    }
 
 
 def test_prompts_of_any_kind_of_id_are_all_there() -> None:

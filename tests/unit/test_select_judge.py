@@ -28,19 +28,28 @@ def graded(api: JudgeApi, samples: list[ScoredSample], **settings: Any) -> Any:
     environment = {"RATCHET_JUDGE_URL": api.url, "RATCHET_JUDGE_KEY": "judge-key"}
     with Judge(section, environment) as one:
         return select(
-            samples, LABEL_FREE.model_copy(update={"judge": section}), scorers={"judge": one.grades}
+            samples,
+            LABEL_FREE.model_copy(update={"judge": section}),
+            scorers={"judge": one.grades},
         )
 
 
 def test_a_judges_grade_decides_and_goes_with_the_row(judge: JudgeApi) -> None:
     kept, dropped = graded(
-        judge, answers(ask("poem", "?"), "fine 9", "poor 3", "best 10"), rubric="10: it rhymes"
+        judge,
+        answers(ask("poem", "?"), "fine 9", "poor 3", "best 10"),
+        rubric="10: it rhymes",
     )
-    assert {one.text: one.scores["judge"] for one in kept} == {"fine 9": 9.0, "best 10": 10.0}
+    assert {one.text: one.scores["judge"] for one in kept} == {
+        "fine 9": 9.0,
+        "best 10": 10.0,
+    }
     assert [(row.reason, row.detail, row.row["scores"]) for row in dropped] == [
         ("judge", "grade 3 < 8", {"judge": 3.0})
     ]
-    assert {"10: it rhymes" in one["messages"][0]["content"] for one in judge.requests} == {True}
+    assert {
+        "10: it rhymes" in one["messages"][0]["content"] for one in judge.requests
+    } == {True}
     assert set(judge.keys) == {"Bearer judge-key"}
 
 
@@ -99,13 +108,22 @@ def test_a_grade_is_read_in_the_forms_that_models_give_it(reply: str) -> None:
 
 def test_a_judge_gives_a_reason_where_it_gives_no_grade(judge: JudgeApi) -> None:
     """One refused answer, thoughts without an end, thoughts without a grade: the others go on."""
-    refusal = {"error": {"message": "flagged by our moderation", "code": "content_filter"}}
-    thinking = {"role": "assistant", "content": None, "reasoning_content": "it is fine, so"}
+    refusal = {
+        "error": {"message": "flagged by our moderation", "code": "content_filter"}
+    }
+    thinking = {
+        "role": "assistant",
+        "content": None,
+        "reasoning_content": "it is fine, so",
+    }
     judge.documents = {
         "bad": (400, refusal),
         "long": (200, {"choices": [{"finish_reason": "length", "message": thinking}]}),
         "mute": (200, {"choices": [{"finish_reason": "stop", "message": thinking}]}),
-        "parts": (200, {"choices": [{"message": {"content": [{"type": "text", "text": "9"}]}}]}),
+        "parts": (
+            200,
+            {"choices": [{"message": {"content": [{"type": "text", "text": "9"}]}}]},
+        ),
     }
     kept, dropped = graded(
         judge,
@@ -142,10 +160,25 @@ def test_a_judge_gives_a_reason_where_it_gives_no_grade(judge: JudgeApi) -> None
     ("status", "document", "kind", "message"),
     [
         (200, "<html>hello</html>", UserError, "is RATCHET_JUDGE_URL right"),
-        (200, {"choices": [{"index": 0, "message": None}]}, UserError, "no chat completion"),
-        (200, {"error": {"code": 429, "message": "Rate limit"}}, Transient, "429 - Rate limit"),
+        (
+            200,
+            {"choices": [{"index": 0, "message": None}]},
+            UserError,
+            "no chat completion",
+        ),
+        (
+            200,
+            {"error": {"code": 429, "message": "Rate limit"}},
+            Transient,
+            "429 - Rate limit",
+        ),
         (200, {"choices": None}, Transient, "choices is null"),
-        (422, {"detail": [{"loc": ["body", "seed"], "msg": "Extra"}]}, UserError, "seed: Extra"),
+        (
+            422,
+            {"detail": [{"loc": ["body", "seed"], "msg": "Extra"}]},
+            UserError,
+            "seed: Extra",
+        ),
     ],
     ids=str,
 )
@@ -178,7 +211,9 @@ def test_a_judge_that_fails_for_now_is_asked_again_and_one_that_refuses_is_the_u
         graded(judge, answers(ask("poem", "?"), "fine 9"))
 
 
-def test_a_judge_that_is_not_there_is_transient_and_one_that_is_not_named_an_error() -> None:
+def test_a_judge_that_is_not_there_is_transient_and_one_that_is_not_named_an_error() -> (
+    None
+):
     with pytest.raises(UserError, match="RATCHET_JUDGE_URL"):
         Judge(JudgeScorer(model="m"), {})
     section = JudgeScorer(model="m", max_retries=0)

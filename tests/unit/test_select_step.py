@@ -26,7 +26,14 @@ from components.select.sorted_samples import gather
 from components.select.step import SelectInputs, run
 from tests.unit.crafted import PLAN, ask, decided, generated, recipe_of, rows, store
 from tests.unit.reward_models import save_reward_model
-from tests.unit.selecting import LABELLED, PROMPTS, answers, campaign, shards, summary_of
+from tests.unit.selecting import (
+    LABELLED,
+    PROMPTS,
+    answers,
+    campaign,
+    shards,
+    summary_of,
+)
 from tests.unit.tiny import save_tiny
 
 
@@ -58,10 +65,14 @@ def test_accepted_and_dropped_hold_every_sample_once_and_only_text_of_the_model(
     assert accepted[0].round == 1
 
 
-def test_the_result_does_not_depend_on_the_number_or_order_of_shards(context: Context) -> None:
+def test_the_result_does_not_depend_on_the_number_or_order_of_shards(
+    context: Context,
+) -> None:
     state = campaign(context)
     one, three = shards(context, 1), shards(context, 3)
-    receipts = [run(SelectInputs(state, given), context) for given in (one, three, three[::-1])]
+    receipts = [
+        run(SelectInputs(state, given), context) for given in (one, three, three[::-1])
+    ]
     assert len({receipt.objects["mix.jsonl"].sha256 for receipt in receipts}) == 1
     assert receipts[1] == receipts[2]
 
@@ -78,7 +89,9 @@ def test_a_missing_repeated_or_foreign_shard_is_corrupt(context: Context) -> Non
         with pytest.raises(Corrupt, match=message):
             run(SelectInputs(state, given), context)
     assert (
-        read_summary(run(SelectInputs(state, (second, first)), context), SelectSummary).generated
+        read_summary(
+            run(SelectInputs(state, (second, first)), context), SelectSummary
+        ).generated
         == 144
     )
 
@@ -86,7 +99,9 @@ def test_a_missing_repeated_or_foreign_shard_is_corrupt(context: Context) -> Non
 def test_the_same_work_is_not_done_twice(context: Context) -> None:
     inputs = SelectInputs(campaign(context), shards(context))
     assert run(inputs, context) == run(inputs, context)
-    assert run(inputs, context).config["samples"] == [receipt.ref for receipt in inputs.samples]
+    assert run(inputs, context).config["samples"] == [
+        receipt.ref for receipt in inputs.samples
+    ]
 
 
 def test_a_changed_function_of_the_users_is_new_work(
@@ -94,7 +109,9 @@ def test_a_changed_function_of_the_users_is_new_work(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     module = tmp_path / "own_checks.py"
-    recipe = recipe_of(select={"verifier_function": "own_checks.accepts", "min_accepted": 1})
+    recipe = recipe_of(
+        select={"verifier_function": "own_checks.accepts", "min_accepted": 1}
+    )
     inputs = SelectInputs(campaign(context, recipe=recipe), shards(context))
 
     def selected_with(body: str) -> Receipt:
@@ -138,13 +155,18 @@ def started(
 ) -> Receipt:
     """A start receipt over a prepare receipt with these files."""
     state = State(
-        run_id="crafted-run", prepared=store(context, "prepare", files, {}).ref, plan=PLAN
+        run_id="crafted-run",
+        prepared=store(context, "prepare", files, {}).ref,
+        plan=PLAN,
     )
     documents = {"recipe.json": recipe, "state.json": state}
     return store(
         context,
         "start",
-        {name: canonical_json(one.model_dump(mode="json")) for name, one in documents.items()},
+        {
+            name: canonical_json(one.model_dump(mode="json"))
+            for name, one in documents.items()
+        },
         {},
     )
 
@@ -155,7 +177,12 @@ def audited(
     """Select, without a verifier, from a round that answers the pool and the audit split; and what
     is accepted."""
     recipe = recipe_of(
-        select={"verifier": False, "minhash_threshold": 1.0, "min_accepted": 1, **select}
+        select={
+            "verifier": False,
+            "minhash_threshold": 1.0,
+            "min_accepted": 1,
+            **select,
+        }
     )
     splits: dict[str, Sequence[BaseModel]] = {
         "train": LABELLED,
@@ -173,7 +200,9 @@ def audited(
     return receipt, rows(context, receipt, "accepted.jsonl")
 
 
-def test_audit_samples_measure_the_filters_and_are_counted_nowhere_else(context: Context) -> None:
+def test_audit_samples_measure_the_filters_and_are_counted_nowhere_else(
+    context: Context,
+) -> None:
     audit = [ask(f"{n}+90=", str(n + 90)) for n in range(60)]
     texts = {one.text: [one.reference["answer"]] * 2 + ["0", "1"] for one in audit}
     receipt, accepted = audited(context, audit, texts, min_vote_share=0.5)
@@ -211,7 +240,9 @@ def test_a_round_whose_filters_teach_errors_is_marked_as_blocked_with_the_number
     assert "the model's own accuracy is 0.250" in why
 
 
-def test_a_calibrated_vote_without_an_audit_split_says_what_is_missing(context: Context) -> None:
+def test_a_calibrated_vote_without_an_audit_split_says_what_is_missing(
+    context: Context,
+) -> None:
     with pytest.raises(UserError, match=r"of 0 audit prompts.*split: audit"):
         audited(context, [], {}, calibrate_vote=True)
 
@@ -228,7 +259,8 @@ def test_samples_are_joined_the_same_from_parquet_and_in_many_small_files(
         files: dict[str, bytes] = {}
         for name, kind in (("prompts", Prompt), ("samples", Sample)):
             table = [
-                row.model_dump() for row in read_rows(fetch(context, shard, f"{name}.jsonl"), kind)
+                row.model_dump()
+                for row in read_rows(fetch(context, shard, f"{name}.jsonl"), kind)
             ]
             for row in table:
                 row |= {
@@ -239,7 +271,9 @@ def test_samples_are_joined_the_same_from_parquet_and_in_many_small_files(
             path = tmp_path / f"{name}-{number}.parquet"
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
             files[f"{name}.parquet"] = path.read_bytes()
-        large.append(store(context, "generate", files, read_summary(shard, GenerateSummary)))
+        large.append(
+            store(context, "generate", files, read_summary(shard, GenerateSummary))
+        )
     wanted = list(gather(context, plain, tmp_path))
     assert len(wanted) == 1, "so few are one block"
     assert list(gather(context, large, tmp_path)) == wanted
@@ -247,7 +281,9 @@ def test_samples_are_joined_the_same_from_parquet_and_in_many_small_files(
     assert [one for block in small for one in block] == list(wanted[0])
     assert len(small) > 5
     state = campaign(context)
-    receipts = [run(SelectInputs(state, tuple(given)), context) for given in (plain, large)]
+    receipts = [
+        run(SelectInputs(state, tuple(given)), context) for given in (plain, large)
+    ]
     assert receipts[0].objects == receipts[1].objects
     broken = store(
         context,
@@ -259,7 +295,9 @@ def test_samples_are_joined_the_same_from_parquet_and_in_many_small_files(
         list(gather(context, [broken], tmp_path))
 
 
-def test_influence_and_likelihood_ask_the_champion(context: Context, tmp_path: Path) -> None:
+def test_influence_and_likelihood_ask_the_champion(
+    context: Context, tmp_path: Path
+) -> None:
     """The whole way, with a real tiny model as champion and base: every row has its scores."""
     folder = save_tiny(tmp_path / "model")
     model = {
@@ -271,7 +309,11 @@ def test_influence_and_likelihood_ask_the_champion(context: Context, tmp_path: P
     recipe = recipe_of(
         select={
             "influence": {},
-            "likelihood": {"champion": [1.0, 1e9], "base": [1.0, 1e9], "ratio": [0.99, 1.01]},
+            "likelihood": {
+                "champion": [1.0, 1e9],
+                "base": [1.0, 1e9],
+                "ratio": [0.99, 1.01],
+            },
             "min_accepted": 1,
             "minhash_threshold": 1.0,
         }
@@ -289,20 +331,33 @@ def test_influence_and_likelihood_ask_the_champion(context: Context, tmp_path: P
     assert told.filters["likelihood"] == FilterCounts(given=36, accepted=36)
     assert told.filters["influence"] == FilterCounts(given=36, accepted=told.accepted)
     for row in accepted:
-        assert row.provenance["scores"].keys() == {"champion", "base", "ratio", "influence"}
+        assert row.provenance["scores"].keys() == {
+            "champion",
+            "base",
+            "ratio",
+            "influence",
+        }
         assert row.provenance["scores"]["influence"] > 0
     assert {row.weight for row in accepted} == {1.0}
     # The same scores rank samples for `keep`, which takes as many by each.
     names = {"influence": "influence", "likelihood": "base", "difficulty": "difficulty"}
     for by, name in names.items():
-        section = {"keep": {"by": by, "share": 0.25}, "verifier": False, "minhash_threshold": 1.0}
+        section = {
+            "keep": {"by": by, "share": 0.25},
+            "verifier": False,
+            "minhash_threshold": 1.0,
+        }
         start = started(context, recipe_of(select=section), files)
         uri = decided(context, start, champion=champion.ref)
-        receipt = run(SelectInputs(uri, shards(context, champion=champion.ref)), context)
+        receipt = run(
+            SelectInputs(uri, shards(context, champion=champion.ref)), context
+        )
         told = summary_of(receipt)
         assert told.filters["choice"].accepted == told.accepted
         assert told.accepted == math.ceil(told.filters["choice"].given / 4)
-        kept = [row.provenance["scores"] for row in rows(context, receipt, "accepted.jsonl")]
+        kept = [
+            row.provenance["scores"] for row in rows(context, receipt, "accepted.jsonl")
+        ]
         assert all(scores.keys() == {name} for scores in kept)
         # An answer that its prompt makes no likelier counts as 0.
         if by == "difficulty":

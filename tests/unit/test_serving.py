@@ -27,7 +27,10 @@ SERVICE = "ml/ratchet"
 def kserve() -> Iterator[KserveApi]:
     """A stand-in of an API server whose namespace `ml` serves nothing yet."""
     server = KserveApi()
-    predictor = {"minReplicas": 1, "model": {"storageUri": "s3://ratchet/models/NAME/VERSION/"}}
+    predictor = {
+        "minReplicas": 1,
+        "model": {"storageUri": "s3://ratchet/models/NAME/VERSION/"},
+    }
     server.services[SERVICE] = {
         "metadata": {"name": "ratchet", "annotations": {"team": "ml"}},
         "spec": {"predictor": predictor},
@@ -51,7 +54,9 @@ def server(kserve: KserveApi, api: KubernetesApi, tmp_path: Path) -> ApiServer:
 
 def serving(context: Context, server: ApiServer, **options: Any) -> Served:
     """What `serve` says."""
-    return serve(context, server, NAME, **{"namespace": "ml", "service": "ratchet", **options})
+    return serve(
+        context, server, NAME, **{"namespace": "ml", "service": "ratchet", **options}
+    )
 
 
 def predictor_of(kserve: KserveApi) -> dict[str, Any]:
@@ -65,7 +70,10 @@ def test_the_release_in_force_is_served_and_a_rollback_follows(
     served = serving(released, server)
     assert (served.changed, served.version, served.line) == (True, SECOND.version, 2)
     assert served.uri == f"{released.store.root}/{SECOND.prefix}"
-    assert predictor_of(kserve) == {"minReplicas": 1, "model": {"storageUri": served.uri}}
+    assert predictor_of(kserve) == {
+        "minReplicas": 1,
+        "model": {"storageUri": served.uri},
+    }
     assert kserve.services[SERVICE]["metadata"]["annotations"] == {
         "team": "ml",
         "ratchet.dev/release": f"{NAME} {SECOND.version} (line 2)",
@@ -95,7 +103,9 @@ def test_a_share_that_kserve_would_ignore_is_refused(
 ) -> None:
     annotations = kserve.services[SERVICE]["metadata"]["annotations"]
     annotations["serving.kserve.io/deploymentMode"] = mode
-    with pytest.raises(UserError, match=f"deployment mode {mode}.*leave --canary-percent out"):
+    with pytest.raises(
+        UserError, match=f"deployment mode {mode}.*leave --canary-percent out"
+    ):
         serving(released, server, canary_percent=10)
     assert serving(released, server).changed
 
@@ -103,7 +113,9 @@ def test_a_share_that_kserve_would_ignore_is_refused(
 def test_what_is_not_there_is_told_and_nothing_is_made(
     released: Context, server: ApiServer, kserve: KserveApi
 ) -> None:
-    with pytest.raises(UserError, match="ml has no InferenceService other: apply an overlay"):
+    with pytest.raises(
+        UserError, match="ml has no InferenceService other: apply an overlay"
+    ):
         serving(released, server, service="other")
     with pytest.raises(UserError, match="nothing was released under the name 'other'"):
         serve(released, server, "other", namespace="ml", service="ratchet")
@@ -111,7 +123,9 @@ def test_what_is_not_there_is_told_and_nothing_is_made(
     with pytest.raises(UserError, match=r"refuses .*needs the rights get and patch"):
         serving(released, server)
     kserve.denied = {"GET"}
-    with pytest.raises(UserError, match="no permission to get inferenceservices in namespace ml"):
+    with pytest.raises(
+        UserError, match="no permission to get inferenceservices in namespace ml"
+    ):
         serving(released, server)
     kserve.installed = False
     with pytest.raises(UserError, match="KServe is not installed there"):
@@ -152,8 +166,12 @@ def test_without_a_cluster_the_advice_is_to_name_one(
 ) -> None:
     # The client looks into the home folder of the process.
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(UserError, match=r"no cluster can be spoken to .*; set KUBECONFIG to"):
+    with pytest.raises(
+        UserError, match=r"no cluster can be spoken to .*; set KUBECONFIG to"
+    ):
         ApiServer.from_environment({})
     missing = {"KUBECONFIG": str(tmp_path / "none")}
-    with pytest.raises(UserError, match=r"no cluster can be spoken to .*; correct KUBECONFIG"):
+    with pytest.raises(
+        UserError, match=r"no cluster can be spoken to .*; correct KUBECONFIG"
+    ):
         ApiServer.from_environment(missing)

@@ -24,7 +24,11 @@ pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "manifests" / "ci" / "sign.sh"
-FILES = {"config.json": b"{}", "model.safetensors": b"weights", "tokenizer/vocab.txt": b"a"}
+FILES = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights",
+    "tokenizer/vocab.txt": b"a",
+}
 STAND_IN = """#!/bin/sh
 echo "$*" >>"$LOG"
 for last in "$@"; do
@@ -52,12 +56,19 @@ def sign(request: pytest.FixtureRequest, tmp_path: Path, context: Context) -> Si
     if request.param == "stand-in":
         (commands / "cosign").write_text(STAND_IN)
         (commands / "cosign").chmod(0o755)
-        variables["IDENTITY"] = "https://github.com/owner/repo/.github/workflows/retrain.yaml"
+        variables["IDENTITY"] = (
+            "https://github.com/owner/repo/.github/workflows/retrain.yaml"
+        )
     elif shutil.which("cosign") is None:
         pytest.skip("no cosign on this machine")
     else:
         password = {**os.environ, "COSIGN_PASSWORD": ""}
-        make = ["cosign", "generate-key-pair", "--output-key-prefix", str(tmp_path / "test")]
+        make = [
+            "cosign",
+            "generate-key-pair",
+            "--output-key-prefix",
+            str(tmp_path / "test"),
+        ]
         subprocess.run(make, env=password, check=True, capture_output=True)
         variables = {
             "COSIGN_PASSWORD": "",
@@ -92,7 +103,9 @@ def sign(request: pytest.FixtureRequest, tmp_path: Path, context: Context) -> Si
 @pytest.fixture
 def folder(context: Context, tmp_path: Path) -> Path:
     """Return a copy of a release's folder; the ledger has its line."""
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
+    digests = {
+        name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()
+    }
     assert append_line(context, release(1, files=digests))
     copy = tmp_path / "copy"
     for name, content in FILES.items():
@@ -150,7 +163,10 @@ def another_list(folder: Path, lists: Path) -> None:
     digests = {name: (folder / name).read_bytes() for name in FILES}
     (path,) = lists.glob("*.sha256")
     path.write_text(
-        "".join(f"{hashlib.sha256(new).hexdigest()}  {name}\n" for name, new in digests.items())
+        "".join(
+            f"{hashlib.sha256(new).hexdigest()}  {name}\n"
+            for name, new in digests.items()
+        )
     )
 
 
@@ -197,12 +213,18 @@ def test_keyless_needs_an_identity_to_verify_and_none_to_sign(
     assert sign("release", NAME, VERSION, IDENTITY="").returncode == 0
     refused = sign("verify-release", NAME, VERSION, str(folder), IDENTITY="")
     assert refused.returncode != 0
-    assert "IDENTITY: set it to who must have signed, or COSIGN_PUBLIC_KEY" in refused.stderr
+    assert (
+        "IDENTITY: set it to who must have signed, or COSIGN_PUBLIC_KEY"
+        in refused.stderr
+    )
     assert sign("verify-release", NAME, VERSION, str(folder)).returncode == 0
     signing, verifying = (tmp_path / "log").read_text().splitlines()
     assert signing.startswith("sign-blob --yes --bundle ")
     assert "--certificate-identity https://github.com/owner/repo/" in verifying
-    assert "--certificate-oidc-issuer https://token.actions.githubusercontent.com" in verifying
+    assert (
+        "--certificate-oidc-issuer https://token.actions.githubusercontent.com"
+        in verifying
+    )
 
 
 @pytest.mark.parametrize("sign", ["stand-in"], indirect=True)

@@ -24,7 +24,13 @@ BY_OTHERS = {"HF_HUB_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 def pages_in(menu: Any) -> Iterator[str]:
     if isinstance(menu, str):
         yield menu
-    for item in menu.values() if isinstance(menu, dict) else menu if isinstance(menu, list) else ():
+    for item in (
+        menu.values()
+        if isinstance(menu, dict)
+        else menu
+        if isinstance(menu, list)
+        else ()
+    ):
         yield from pages_in(item)
 
 
@@ -37,7 +43,11 @@ def test_every_page_is_in_the_menu_once() -> None:
 def test_the_page_of_variables_has_all_that_are_read_and_no_other() -> None:
     page = (DOCS / "variables.md").read_text(encoding="utf-8")
     sources = [*(ROOT / "components").rglob("*.py"), ROOT / "pipeline.py"]
-    read = {name for path in sources for name in VARIABLE.findall(path.read_text(encoding="utf-8"))}
+    read = {
+        name
+        for path in sources
+        for name in VARIABLE.findall(path.read_text(encoding="utf-8"))
+    }
     spans = re.findall(r"`([A-Z][A-Z0-9_]+)`", page)
     named = {name for name in spans if VARIABLE.fullmatch(f'"{name}"')}
     assert named == read | BY_OTHERS
@@ -53,11 +63,15 @@ def test_the_page_of_variables_has_all_that_are_read_and_no_other() -> None:
         ("a.md", "[paper](https://arxiv.org/abs/2305.17493)", None),
     ],
 )
-def test_links_that_leave_the_pages_become_text(page: str, text: str, shown: str | None) -> None:
+def test_links_that_leave_the_pages_become_text(
+    page: str, text: str, shown: str | None
+) -> None:
     spec = importlib.util.spec_from_file_location("site_links", DOCS / "site_links.py")
     assert spec is not None
     assert spec.loader is not None
     hook = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hook)
     page_object = SimpleNamespace(file=SimpleNamespace(src_uri=page))
-    assert hook.on_page_markdown(text, page=page_object) == (text if shown is None else shown)
+    assert hook.on_page_markdown(text, page=page_object) == (
+        text if shown is None else shown
+    )

@@ -33,7 +33,11 @@ SMALL = Model(
 
 def gpus(count: int, gib: int = 78, nodes: int = 1) -> Machine:
     return Machine(
-        num_nodes=nodes, processes_per_node=count, device_bytes=gib * GIB, gpu=True, bf16=True
+        num_nodes=nodes,
+        processes_per_node=count,
+        device_bytes=gib * GIB,
+        gpu=True,
+        bf16=True,
     )
 
 
@@ -41,9 +45,14 @@ def cpu(gib: float, *, bf16: bool = True, processes: int = 1) -> Machine:
     return Machine(1, processes, int(gib * GIB), gpu=False, bf16=bf16)
 
 
-def picked(model: Model, machine: Machine, longest: int = 512, **section: Any) -> Estimate:
+def picked(
+    model: Model, machine: Machine, longest: int = 512, **section: Any
+) -> Estimate:
     return choose(
-        TrainSection.model_validate({"batch_size": 64, **section}), model, machine, longest
+        TrainSection.model_validate({"batch_size": 64, **section}),
+        model,
+        machine,
+        longest,
     )
 
 
@@ -65,7 +74,9 @@ def test_a_model_larger_than_a_device_is_divided_and_then_offloaded() -> None:
     assert alone.zero_stage in (2, 3)
     assert alone.offload
     # More devices never need a ZeRO stage that divides more.
-    assert picked(SEVEN_BILLION, gpus(8, nodes=8)).layout.zero_stage <= divided.zero_stage
+    assert (
+        picked(SEVEN_BILLION, gpus(8, nodes=8)).layout.zero_stage <= divided.zero_stage
+    )
 
 
 def test_the_micro_batch_shrinks_with_the_memory_and_the_rows_grow_no_larger() -> None:
@@ -76,14 +87,17 @@ def test_the_micro_batch_shrinks_with_the_memory_and_the_rows_grow_no_larger() -
     assert roomy.layout.micro_batch_size > tight.layout.micro_batch_size >= 1
     assert tight.state_bytes + tight.activation_bytes < 12 * GIB
     assert (
-        picked(SMALL, gpus(1), longest=2048, activation_checkpointing=True).activation_bytes
+        picked(
+            SMALL, gpus(1), longest=2048, activation_checkpointing=True
+        ).activation_bytes
         < roomy.activation_bytes
     )
 
 
 def test_nothing_fits_says_how_much_is_missing_and_what_helps() -> None:
     with pytest.raises(
-        UserError, match=r"nothing fits into memory.*of 2\.0 GiB free.*more processes.*train\.lora"
+        UserError,
+        match=r"nothing fits into memory.*of 2\.0 GiB free.*more processes.*train\.lora",
     ):
         picked(SMALL, cpu(2, bf16=False))
 
@@ -103,6 +117,7 @@ def test_offload_alone_picks_a_stage_that_can() -> None:
 def test_frozen_weights_need_no_gradient_and_no_moments() -> None:
     adapter = Model(**{**vars(SEVEN_BILLION), "num_trained": 20_000_000})
     assert (
-        picked(adapter, gpus(1)).state_bytes < 0.2 * picked(SEVEN_BILLION, gpus(8)).state_bytes * 8
+        picked(adapter, gpus(1)).state_bytes
+        < 0.2 * picked(SEVEN_BILLION, gpus(8)).state_bytes * 8
     )
     assert not picked(adapter, gpus(1)).layout.offload

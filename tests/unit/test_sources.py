@@ -33,7 +33,9 @@ def test_paths_are_paths_and_the_tilde_is_the_home_folder(
     assert local_folder(f"{tmp_path}/", home, tmp_path) == tmp_path
 
 
-def test_a_model_of_the_hub_by_its_bare_name_gets_the_uri_that_was_meant(tmp_path: Path) -> None:
+def test_a_model_of_the_hub_by_its_bare_name_gets_the_uri_that_was_meant(
+    tmp_path: Path,
+) -> None:
     for name in ("gpt2", "HuggingFaceTB/SmolLM2-135M-Instruct@main"):
         with pytest.raises(UserError, match=rf"hf://{name.split('@')[0]}@REVISION"):
             local_folder(name, {}, tmp_path)
@@ -47,7 +49,10 @@ def test_a_package_uri_is_a_file_of_an_installed_package_which_is_not_imported(
     (package / "__init__.py").write_text("raise SystemExit('imported')")
     (package / "data" / "rows.jsonl").write_text("x")
     monkeypatch.syspath_prepend(tmp_path)
-    assert local_path("package://trap_package/data/rows.jsonl", {}, tmp_path).read_text() == "x"
+    assert (
+        local_path("package://trap_package/data/rows.jsonl", {}, tmp_path).read_text()
+        == "x"
+    )
     assert local_folder("package://trap_package/data", {}, tmp_path).is_dir()
 
 
@@ -85,13 +90,23 @@ def test_files_and_folders_of_a_bucket_are_downloaded_without_pickles(
     uri = s3_server.new_uri()
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
-        s3_server.client().put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=name.encode())
+        s3_server.client().put_object(
+            Bucket=bucket, Key=f"{prefix}/{name}", Body=name.encode()
+        )
     environment = s3_server.environment
-    assert local_path(f"{uri}/config.json", environment, tmp_path).read_text() == "config.json"
+    assert (
+        local_path(f"{uri}/config.json", environment, tmp_path).read_text()
+        == "config.json"
+    )
     folder = local_folder(uri, environment, tmp_path)
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
     for name in ("data#1/rows.jsonl", "why?.jsonl", "50%/a b.jsonl", "#.jsonl"):
-        s3_server.client().put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=name.encode())
+        s3_server.client().put_object(
+            Bucket=bucket, Key=f"{prefix}/{name}", Body=name.encode()
+        )
         assert local_path(f"{uri}/{name}", environment, tmp_path).read_text() == name
     with pytest.raises(UserError, match=r"gone.jsonl: no such object"):
         local_path(f"{uri}/gone.jsonl", environment, tmp_path)
@@ -107,11 +122,15 @@ def test_a_model_that_is_replaced_under_its_uri_has_another_version(
 
     def replace_weights(content: bytes) -> set[str]:
         """Replace those in the bucket and in a folder, and return their versions."""
-        s3_server.client().put_object(Bucket=bucket, Key=f"{prefix}/w.safetensors", Body=content)
+        s3_server.client().put_object(
+            Bucket=bucket, Key=f"{prefix}/w.safetensors", Body=content
+        )
         (tmp_path / "model").mkdir(exist_ok=True)
         (tmp_path / "model" / "w.safetensors").write_bytes(content)
         sources = (uri, str(tmp_path / "model"))
-        return {model_version(source, s3_server.environment, tmp_path) for source in sources}
+        return {
+            model_version(source, s3_server.environment, tmp_path) for source in sources
+        }
 
     first = replace_weights(b"first")
     assert replace_weights(b"first") == first

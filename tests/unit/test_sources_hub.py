@@ -72,7 +72,9 @@ def folder_from(endpoint: str, cache: Path, patience: Patience = ONCE) -> Path:
 
 
 def file_from(endpoint: str, cache: Path) -> Path:
-    return hf_file(f"{URI}/rows.jsonl", f"{MODEL}/rows.jsonl", settings(endpoint, cache), ONCE)
+    return hf_file(
+        f"{URI}/rows.jsonl", f"{MODEL}/rows.jsonl", settings(endpoint, cache), ONCE
+    )
 
 
 class Repository(Served):
@@ -98,11 +100,20 @@ class Repository(Served):
                     self.answer(200, repository.CONTENT, **headers)
                 elif "/tree/" in self.path:
                     size = len(repository.CONTENT)
-                    file = {"type": "file", "path": "config.json", "size": size, "oid": "e"}
+                    file = {
+                        "type": "file",
+                        "path": "config.json",
+                        "size": size,
+                        "oid": "e",
+                    }
                     self.answer(200, json.dumps([file]).encode())
                 else:
                     siblings = [{"rfilename": "config.json"}]
-                    document = {"id": "org/name", "sha": repository.COMMIT, "siblings": siblings}
+                    document = {
+                        "id": "org/name",
+                        "sha": repository.COMMIT,
+                        "siblings": siblings,
+                    }
                     self.answer(200, document)
 
             do_GET = do_HEAD = _serve
@@ -118,7 +129,10 @@ def test_what_a_hub_has_is_fetched_once_it_answers(tmp_path: Path) -> None:
         assert (folder / "config.json").read_bytes() == Repository.CONTENT
         assert server.failures_left == 0
         file = hf_file(
-            f"{URI}/config.json", f"{MODEL}/config.json", settings(server.endpoint, tmp_path), ONCE
+            f"{URI}/config.json",
+            f"{MODEL}/config.json",
+            settings(server.endpoint, tmp_path),
+            ONCE,
         )
         assert file.read_bytes() == Repository.CONTENT
     finally:
@@ -126,17 +140,23 @@ def test_what_a_hub_has_is_fetched_once_it_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 529])
-def test_a_hub_that_fails_for_now_may_be_asked_later(hub: Hub, status: int, tmp_path: Path) -> None:
+def test_a_hub_that_fails_for_now_may_be_asked_later(
+    hub: Hub, status: int, tmp_path: Path
+) -> None:
     hub.fail_at = (0, status)
     with pytest.raises(Transient, match=rf"{URI}: the hub cannot be reached.*{status}"):
         folder_from(hub.endpoint, tmp_path)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
-def test_a_hub_that_refuses_is_told_as_that_at_once(hub: Hub, status: int, tmp_path: Path) -> None:
+def test_a_hub_that_refuses_is_told_as_that_at_once(
+    hub: Hub, status: int, tmp_path: Path
+) -> None:
     hub.fail_at = (0, status)
     for fetch in (folder_from, file_from):
-        with pytest.raises(UserError, match=rf"{URI}.*: cannot be fetched.*use file://") as refused:
+        with pytest.raises(
+            UserError, match=rf"{URI}.*: cannot be fetched.*use file://"
+        ) as refused:
             fetch(hub.endpoint, tmp_path)
         assert TOKEN not in str(refused.value)
 
@@ -167,11 +187,15 @@ def test_a_file_of_a_hub_that_is_not_there_may_be_there_later(
 ) -> None:
     # The client's own pauses, of 23 s.
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with pytest.raises(Transient, match=rf"{URI}/rows.jsonl: .*ConnectError: .*refused"):
+    with pytest.raises(
+        Transient, match=rf"{URI}/rows.jsonl: .*ConnectError: .*refused"
+    ):
         file_from(f"http://127.0.0.1:{closed_port}", tmp_path)
 
 
-@pytest.mark.parametrize("endpoint", ["127.0.0.1:9", "ftp://127.0.0.1:9", "hub", "//hub"])
+@pytest.mark.parametrize(
+    "endpoint", ["127.0.0.1:9", "ftp://127.0.0.1:9", "hub", "//hub"]
+)
 def test_an_address_that_is_none_is_a_mistake(endpoint: str, tmp_path: Path) -> None:
     for fetch in (folder_from, file_from):
         with pytest.raises(UserError, match=f"{URI}.*: cannot be fetched.*HF_ENDPOINT"):
@@ -212,7 +236,8 @@ def test_the_network_is_not_waited_for_where_it_is_switched_off(
 
 
 @pytest.mark.parametrize(
-    ("uri", "revision"), [("hf://gpt2@main", "main"), ("hf://org/name@refs/pr/1", "refs/pr/1")]
+    ("uri", "revision"),
+    [("hf://gpt2@main", "main"), ("hf://org/name@refs/pr/1", "refs/pr/1")],
 )
 def test_old_names_and_revisions_of_pull_requests_are_known(
     uri: str, revision: str, hub: Hub, tmp_path: Path

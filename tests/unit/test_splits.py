@@ -15,10 +15,16 @@ from components.prepare.splits import CLAIM_ORDER, Splits, Target, make_splits
 from components.verifiers import verify
 
 
-def row(prompt: str, completion: str | None = "4", verifier: str = "exact", **tags: str) -> Example:
+def row(
+    prompt: str, completion: str | None = "4", verifier: str = "exact", **tags: str
+) -> Example:
     reference = {} if completion is None else {"answer": completion}
     return Example(
-        prompt=prompt, completion=completion, verifier=verifier, reference=reference, tags=tags
+        prompt=prompt,
+        completion=completion,
+        verifier=verifier,
+        reference=reference,
+        tags=tags,
     )
 
 
@@ -54,7 +60,9 @@ def test_auto_divides_by_the_fractions_and_by_prompt_whatever_the_order() -> Non
 
 def test_answers_of_one_prompt_stay_together_in_auto() -> None:
     items: list[tuple[Target, Example]] = [
-        ("auto", row(f"q{number}", str(answer))) for number in range(100) for answer in range(3)
+        ("auto", row(f"q{number}", str(answer)))
+        for number in range(100)
+        for answer in range(3)
     ]
     splits = split_up(*items)
     assert not ids(splits, "train") & (
@@ -62,14 +70,22 @@ def test_answers_of_one_prompt_stay_together_in_auto() -> None:
     )
     assert splits.counts["train"] % 3 == 0
     asked = ("test", "validation", "unlabelled")
-    assert splits.rejected_counts == {"duplicate": 2 * sum(splits.counts[name] for name in asked)}
+    assert splits.rejected_counts == {
+        "duplicate": 2 * sum(splits.counts[name] for name in asked)
+    }
 
 
 def test_a_dev_row_is_also_asked_if_its_verifier_takes_its_own_answer() -> None:
     raw = Example(prompt="", completion="a text", verifier="exact", reference={})
-    wrong = Example(prompt="half", completion="a half", verifier="numeric", reference={})
+    wrong = Example(
+        prompt="half", completion="a half", verifier="numeric", reference={}
+    )
     splits = split_up(
-        *rows("dev", "asked", "v"), ("dev", raw), ("dev", wrong), *rows("train", "mine"), *MEASURED
+        *rows("dev", "asked", "v"),
+        ("dev", raw),
+        ("dev", wrong),
+        *rows("train", "mine"),
+        *MEASURED,
     )
     assert [row.prompt for row in splits.dev] == ["asked", "", "half"]
     assert [prompt.text for prompt in splits.dev_prompts] == ["asked"]
@@ -90,13 +106,24 @@ def test_a_training_row_that_is_measured_on_is_dropped_and_counted() -> None:
     assert [one.prompt for one in splits.dev] == ["held"]
     assert [one.text for one in splits.unlabelled] == ["u"]
     assert splits.rejected_counts == {"in_evaluation": 4, "in_dev": 1}
-    assert any("in test, this row was for train" in one.detail for one in splits.rejected)
+    assert any(
+        "in test, this row was for train" in one.detail for one in splits.rejected
+    )
 
 
 @pytest.mark.parametrize(
     ("first", "second"),
     itertools.pairwise(
-        ("vault", "test", "validation", "audit", "retention", "dev", "train", "unlabelled")
+        (
+            "vault",
+            "test",
+            "validation",
+            "audit",
+            "retention",
+            "dev",
+            "train",
+            "unlabelled",
+        )
     ),
 )
 def test_of_two_splits_that_claim_a_prompt_the_later_judge_has_it(
@@ -115,12 +142,17 @@ def test_of_two_splits_that_claim_a_prompt_the_later_judge_has_it(
         assert claimed in ids(splits, first)
         assert claimed not in ids(splits, second)
         (refusal,) = splits.rejected
-        assert refusal.detail.endswith(f"its prompt is in {first}, this row was for {second}")
+        assert refusal.detail.endswith(
+            f"its prompt is in {first}, this row was for {second}"
+        )
 
 
 def test_one_question_may_be_taught_with_two_answers_but_the_same_row_once() -> None:
     splits = split_up(
-        ("train", row("q", "a")), ("train", row("q", "b")), ("train", row("q", "b")), *MEASURED
+        ("train", row("q", "a")),
+        ("train", row("q", "b")),
+        ("train", row("q", "b")),
+        *MEASURED,
     )
     assert [one.completion for one in splits.train] == ["a", "b"]
     assert len({one.id for one in splits.train}) == 2
@@ -129,7 +161,9 @@ def test_one_question_may_be_taught_with_two_answers_but_the_same_row_once() -> 
 
 def test_without_unlabelled_prompts_the_training_questions_serve() -> None:
     splits = split_up(
-        ("train", row("q", "#### 4", "numeric")), ("train", row("", "raw text")), *MEASURED
+        ("train", row("q", "#### 4", "numeric")),
+        ("train", row("", "raw text")),
+        *MEASURED,
     )
     (prompt,) = splits.unlabelled
     assert prompt.text == "q"
@@ -154,13 +188,17 @@ def test_raw_text_is_for_training_never_a_question() -> None:
     texts: list[tuple[Target, Example]] = [
         ("auto", row("", f"text {number}")) for number in range(200)
     ]
-    splits = split_up(*texts, *rows("train", "q"), ("retention", row("", "old text")), *MEASURED)
+    splits = split_up(
+        *texts, *rows("train", "q"), ("retention", row("", "old text")), *MEASURED
+    )
     assert splits.counts["train"] + splits.counts["dev"] == 201
     assert 5 < splits.counts["dev"] < 40
     assert splits.counts["retention"] == 1
     assert splits.counts["validation"] == splits.counts["test"] == 1
     with pytest.raises(UserError, match=r"validation is empty.*unverifiable 1"):
-        split_up(*rows("train", "q"), *rows("test", "t"), ("validation", row("", "raw")))
+        split_up(
+            *rows("train", "q"), *rows("test", "t"), ("validation", row("", "raw"))
+        )
 
 
 def test_a_question_that_its_own_verifier_could_never_pass_is_dropped() -> None:
@@ -176,7 +214,9 @@ def test_a_question_that_its_own_verifier_could_never_pass_is_dropped() -> None:
 
 def test_what_readers_rejected_is_counted_with_the_rest() -> None:
     dropped = Dropped(reason="not_json", detail="line 3", row={})
-    assert split_up(dropped, *rows("train", "q"), *MEASURED).rejected_counts == {"not_json": 1}
+    assert split_up(dropped, *rows("train", "q"), *MEASURED).rejected_counts == {
+        "not_json": 1
+    }
 
 
 @pytest.mark.parametrize("missing", ["train", "validation", "test"])
@@ -191,7 +231,9 @@ def test_an_empty_split_is_an_error_that_says_how_to_fill_it(missing: str) -> No
         split_up(*items)
 
 
-def test_a_campaign_without_text_of_people_has_nothing_to_teach_and_says_that_it_is_meant() -> None:
+def test_a_campaign_without_text_of_people_has_nothing_to_teach_and_says_that_it_is_meant() -> (
+    None
+):
     measured = [*rows("validation", "v"), *rows("test", "t"), *rows("dev", "d")]
     alone: dict[str, Any] = {
         "name": "alone",
@@ -243,7 +285,8 @@ def test_splits_are_disjoint_and_every_row_is_kept_or_counted(
         ("test", "n", "1"),
     ]  # what every run must have
     splits = split_up(
-        *((target, row(prompt, completion)) for target, prompt, completion in items), seed=seed
+        *((target, row(prompt, completion)) for target, prompt, completion in items),
+        seed=seed,
     )
     own = sum(target == "unlabelled" for target, _, _ in items)
     # Dev rows and their prompts are two forms of one row.
@@ -252,12 +295,15 @@ def test_splits_are_disjoint_and_every_row_is_kept_or_counted(
         one
         for name in CLAIM_ORDER
         for one in ids(splits, name)
-        if not (name == "dev_prompts" and one in asked_dev) and (name != "unlabelled" or own)
+        if not (name == "dev_prompts" and one in asked_dev)
+        and (name != "unlabelled" or own)
     )
     shared = [one for one, count in owners.items() if count > 1]
     assert not shared or ids(splits, "unlabelled") <= ids(splits, "train")
     given_unlabelled = (
-        splits.counts["unlabelled"] if not ids(splits, "unlabelled") <= ids(splits, "train") else 0
+        splits.counts["unlabelled"]
+        if not ids(splits, "unlabelled") <= ids(splits, "train")
+        else 0
     )
     counted = sum(splits.counts.values()) - len(asked_dev)
     kept = counted - splits.counts["unlabelled"] + given_unlabelled
@@ -284,7 +330,9 @@ def test_one_labelled_file_gives_every_split_prompts_the_unlabelled_one_too() ->
 @pytest.mark.parametrize("number", range(5, 16))
 def test_few_rows_are_divided_so_that_each_split_has_a_prompt(number: int) -> None:
     for seed in range(5):
-        counts = split_up(*rows("auto", *(f"q{n}" for n in range(number))), seed=seed).counts
+        counts = split_up(
+            *rows("auto", *(f"q{n}" for n in range(number))), seed=seed
+        ).counts
         names = ("train", "dev", "validation", "test", "unlabelled")
         assert min(counts[name] for name in names) >= 1
         assert counts["dev_prompts"] == counts["dev"]

@@ -37,12 +37,16 @@ def test_as_many_gpus_as_the_weights_need(
 
 
 def test_weights_that_fit_nowhere_are_told() -> None:
-    with pytest.raises(UserError, match=r"need 140.0 GiB, and the 2 GPUs .* have 128.0 GiB .*gpus"):
+    with pytest.raises(
+        UserError, match=r"need 140.0 GiB, and the 2 GPUs .* have 128.0 GiB .*gpus"
+    ):
         gpus_for(140 * GIB, [80 * GIB, 80 * GIB])
 
 
 def said_and_scored(model: Any, codec: Any) -> tuple[list[Any], list[Any]]:
-    requests = [Request(tuple(codec.prompt_ids(prompt)), (1, 2, 3)) for prompt in PROMPTS]
+    requests = [
+        Request(tuple(codec.prompt_ids(prompt)), (1, 2, 3)) for prompt in PROMPTS
+    ]
     sampling = Sampling(1.0, 0, 1.0, 8, 6)
     rows = [EncodedRow(*codec.row_ids(prompt, prompt[::-1])) for prompt in PROMPTS]
     answers = list(sample(model, requests, sampling, codec.end_ids, codec.pad_id))
@@ -54,7 +58,9 @@ def said_and_scored(model: Any, codec: Any) -> tuple[list[Any], list[Any]]:
 @pytest.mark.parametrize(
     ("architecture", "body"), [("llama-nope", "model"), ("gpt2", "transformer")]
 )
-def test_a_layer_elsewhere_changes_nothing(tmp_path: Path, architecture: str, body: str) -> None:
+def test_a_layer_elsewhere_changes_nothing(
+    tmp_path: Path, architecture: str, body: str
+) -> None:
     from accelerate import dispatch_model
 
     model, codec = tiny_model(architecture, num_layers=2)
@@ -65,7 +71,9 @@ def test_a_layer_elsewhere_changes_nothing(tmp_path: Path, architecture: str, bo
         for name in _modules(model, body, blocks)
     }
     divided = dispatch_model(model, device_map, main_device="cpu", offload_dir=tmp_path)
-    assert any(parameter.is_meta for parameter in divided.parameters()), "nothing is elsewhere"
+    assert any(parameter.is_meta for parameter in divided.parameters()), (
+        "nothing is elsewhere"
+    )
     assert said_and_scored(divided, codec) == whole
 
 

@@ -39,11 +39,17 @@ def row(reference: str, tables: str = TABLES, seconds: int = 20) -> Prompt:
     [
         (TOTAL, TOTAL + ";"),
         (TOTAL, f"Group them:\n```sql\n{TOTAL}\nORDER BY 2 DESC\n```\nThat is all."),
-        (TOTAL, "SELECT country AS c, TOTAL(people) AS t FROM city GROUP BY c -- the same"),
+        (
+            TOTAL,
+            "SELECT country AS c, TOTAL(people) AS t FROM city GROUP BY c -- the same",
+        ),
         (LARGEST, "select name from city order by people desc"),
         ("SELECT 3, NULL, x'00'", "SELECT 3.0, NULL, x'00'"),
         ("SELECT 0.1 + 0.2", "SELECT 0.3"),
-        ("SELECT name FROM (SELECT * FROM city ORDER BY name)", "SELECT name FROM city"),
+        (
+            "SELECT name FROM (SELECT * FROM city ORDER BY name)",
+            "SELECT name FROM city",
+        ),
     ],
 )
 def test_a_query_that_gives_the_same_rows_is_right(reference: str, answer: str) -> None:
@@ -60,8 +66,16 @@ def test_a_query_that_gives_the_same_rows_is_right(reference: str, answer: str) 
         (TOTAL, "SELECT no_such FROM city", "no such column: no_such"),
         (TOTAL, "I do not know", 'near "I": syntax error'),
         (TOTAL, "", "it is no query"),
-        (TOTAL, f"{TOTAL}; DROP TABLE city", "You can only execute one statement at a time"),
-        ("SELECT name FROM city WHERE 0", "SELECT 1 WHERE 0", "the reference gives no rows"),
+        (
+            TOTAL,
+            f"{TOTAL}; DROP TABLE city",
+            "You can only execute one statement at a time",
+        ),
+        (
+            "SELECT name FROM city WHERE 0",
+            "SELECT 1 WHERE 0",
+            "the reference gives no rows",
+        ),
         ("SELECT x", "SELECT 1", "the reference: no such column: x"),
         (TOTAL, "DELETE FROM city", "it is no query"),
         (TOTAL, "ATTACH DATABASE 'FOLDER/made' AS m", "unable to open database"),
@@ -147,11 +161,16 @@ def test_json_is_right_if_the_schema_accepts_it(answer: str, reason: str) -> Non
         ("{", "the schema: Expecting property name"),
         (["string"], "the schema: a schema is a JSON object"),
         ({"pattern": "("}, "the schema: '(' is not a 'regex'"),
-        ({"$ref": "http://127.0.0.1:1/schema"}, "the schema: Unresolvable: http://127.0.0.1:1"),
+        (
+            {"$ref": "http://127.0.0.1:1/schema"},
+            "the schema: Unresolvable: http://127.0.0.1:1",
+        ),
         ({"pattern": "(a|a)+b"}, "its time was up"),
     ],
 )
-def test_a_schema_that_cannot_be_asked_accepts_nothing(schema: object, reason: str) -> None:
+def test_a_schema_that_cannot_be_asked_accepts_nothing(
+    schema: object, reason: str
+) -> None:
     verdict = verdict_of(json_row(schema, seconds=2), f'"{"a" * 40}"')
     assert (verdict.score, reason in verdict.reason) == (0, True), verdict
 
@@ -167,16 +186,26 @@ def test_prepare_reads_schemas_from_rows_or_from_the_recipe(tmp_path: Path) -> N
     wrong = {"ask": "wrong", "json": '{"name": 1}', "kind": PERSON}
     bare = {"ask": "bare", "json": "{}"}
     good = [
-        {"ask": f"who is {n}", "json": f'{{"name": "N{n}"}}', "kind": PERSON} for n in range(40)
+        {"ask": f"who is {n}", "json": f'{{"name": "N{n}"}}', "kind": PERSON}
+        for n in range(40)
     ]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, [broken, wrong, bare, *good])))
     names = {"prompt_field": "ask", "completion_field": "json", "split": "validation"}
-    source = {"uri": str(path), "verifier": "json_schema", "schema_field": "kind", **names}
+    source = {
+        "uri": str(path),
+        "verifier": "json_schema",
+        "schema_field": "kind",
+        **names,
+    }
     in_rows = rows_of(DataSource.model_validate(source))
     whole = DataSource.model_validate({**source, "json_schema": {"maxProperties": 1.0}})
     in_recipe = rows_of(whole)
-    assert [row.reason for row in in_rows.rejected] == ["unverifiable", "unverifiable", "no_schema"]
+    assert [row.reason for row in in_rows.rejected] == [
+        "unverifiable",
+        "unverifiable",
+        "no_schema",
+    ]
     assert "the schema: Expecting property name" in in_rows.rejected[0].detail
     assert "$.name: 1 is not of type 'string'" in in_rows.rejected[1].detail
     assert len(in_rows.validation) == 40
@@ -193,7 +222,11 @@ def rows_of(source: DataSource) -> Splits:
     for item in read_source(Path(source.uri), source):
         items.append(item if isinstance(item, Dropped) else ("validation", item))
     for number in range(3):
-        taught = Example(f"t{number}", "{}", verifier="exact", reference={"answer": "{}"})
+        taught = Example(
+            f"t{number}", "{}", verifier="exact", reference={"answer": "{}"}
+        )
         items.append(("train", taught))
-    items.append(("test", Example("test", "{}", verifier="exact", reference={"answer": "{}"})))
+    items.append(
+        ("test", Example("test", "{}", verifier="exact", reference={"answer": "{}"}))
+    )
     return make_splits(items, Fractions(), 0)

@@ -32,12 +32,16 @@ def recipe(folder: Path, verifier: str = "exact", **sections: Any) -> Recipe:
 
 
 def check(folder: Path, **settings: Any) -> None:
-    check_recipe(recipe(folder, **settings), folder / "recipe.yaml", {"HOME": str(folder)})
+    check_recipe(
+        recipe(folder, **settings), folder / "recipe.yaml", {"HOME": str(folder)}
+    )
 
 
 def test_a_recipe_without_mistakes_passes(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
-    (tmp_path / "own.py").write_text("def right(prompt, answer, reference):\n    return True\n")
+    (tmp_path / "own.py").write_text(
+        "def right(prompt, answer, reference):\n    return True\n"
+    )
     check(tmp_path, model={"source": "~/model"}, verifier="own.py:right")
     check(tmp_path)
     # Nothing is fetched: whether a hub or a bucket has it, prepare finds out.
@@ -63,7 +67,9 @@ def test_a_model_that_is_not_there_is_told(
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "weightless"):
         (tmp_path / name).mkdir()
-    (tmp_path / "weightless" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "weightless" / "config.json").write_text(
+        json.dumps({"model_type": "llama"})
+    )
     with pytest.raises(UserError, match=words):
         check(tmp_path, model={"source": source})
 
@@ -74,8 +80,14 @@ def test_a_model_that_is_not_there_is_told(
         (None, "there is no file"),
         ("def wrong(prompt, answer, reference): return True", "no function 'right'"),
         ("def right(prompt answer): pass", "line 1"),
-        ("import no_such_package\ndef right(*arguments): return True", "no_such_package"),
-        ("def right(prompt, answer, reference):\n    return 1 / 0", "ZeroDivisionError"),
+        (
+            "import no_such_package\ndef right(*arguments): return True",
+            "no_such_package",
+        ),
+        (
+            "def right(prompt, answer, reference):\n    return 1 / 0",
+            "ZeroDivisionError",
+        ),
         ("def right(prompt, answer, reference): return 'yes'", "own.py:right"),
     ],
 )
@@ -93,7 +105,11 @@ def test_code_of_the_users_is_imported_and_tried(
     [
         ({"num_hidden_layers": 2}, {"extra": 3}, "extra 3: the base has 2 .*2 or less"),
         ({"num_hidden_layers": 2}, {"max_extra": 9}, "max_extra 9: the base has 2"),
-        ({"num_hidden_layers": 2}, {"extra": -2}, "extra -2: the base has 2 .*-1 or more"),
+        (
+            {"num_hidden_layers": 2},
+            {"extra": -2},
+            "extra -2: the base has 2 .*-1 or more",
+        ),
         ({"num_hidden_layers": 2}, {"min_extra": -2}, "min_extra -2: the base has 2"),
         ({"n_layer": 12}, {"extra": 13}, "extra 13: the base has 12"),
         ({"num_layers": 4}, {"extra": 5}, "extra 5: the base has 4"),
@@ -133,7 +149,9 @@ def test_a_gym_task_without_its_package_is_told(
     check(tmp_path, **tasks)
     # As Python sees a package that is not installed.
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(UserError, match=r"need the package reasoning-gym, .*: pip install"):
+    with pytest.raises(
+        UserError, match=r"need the package reasoning-gym, .*: pip install"
+    ):
         check(tmp_path, **tasks)
     check(tmp_path)
 
@@ -148,7 +166,11 @@ def test_a_gym_task_without_its_package_is_told(
             "MODEL_REGISTRY_URL",
             "the registry's address",
         ),
-        ({"announce": {"to": ["mlflow"]}}, "MLFLOW_TRACKING_URI", "the server's address"),
+        (
+            {"announce": {"to": ["mlflow"]}},
+            "MLFLOW_TRACKING_URI",
+            "the server's address",
+        ),
         (
             {"generate": {"engine": "openai", "endpoint": {"model": "m"}}},
             "OPENAI_API_KEY",
@@ -159,10 +181,14 @@ def test_a_gym_task_without_its_package_is_told(
 def test_a_service_whose_address_or_key_is_missing_is_told(
     tmp_path: Path, sections: dict[str, Any], variable: str, words: str
 ) -> None:
-    with pytest.raises(UserError, match=f"needs the variable {variable}; set it to {words}"):
+    with pytest.raises(
+        UserError, match=f"needs the variable {variable}; set it to {words}"
+    ):
         check(tmp_path, **sections)
     wanted = recipe(tmp_path, **sections)
-    check_recipe(wanted, tmp_path / "recipe.yaml", {"HOME": str(tmp_path), variable: "x"})
+    check_recipe(
+        wanted, tmp_path / "recipe.yaml", {"HOME": str(tmp_path), variable: "x"}
+    )
     # Containers of this machine get it.
     assert variable in [need.variable for need in needs_of(wanted)]
 
@@ -176,10 +202,15 @@ def test_a_service_whose_address_or_key_is_missing_is_told(
     ],
 )
 def test_a_package_that_a_later_step_imports_is_missed_before_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, sections: dict[str, Any]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    sections: dict[str, Any],
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     (key,) = sections
-    with pytest.raises(UserError, match=rf"{key}\.\w+.* needs the package {package}, .*: install"):
+    with pytest.raises(
+        UserError, match=rf"{key}\.\w+.* needs the package {package}, .*: install"
+    ):
         require_packages(recipe(tmp_path, **sections))
     require_packages(recipe(tmp_path))

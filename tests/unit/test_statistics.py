@@ -64,7 +64,9 @@ def test_mcnemar_tails_of_both_sides_overlap_in_the_observed_outcome_alone(
     wins: int, losses: int
 ) -> None:
     together = mcnemar_one_sided(wins, losses) + mcnemar_one_sided(losses, wins)
-    assert together == pytest.approx(1 + math.comb(wins + losses, wins) / 2 ** (wins + losses))
+    assert together == pytest.approx(
+        1 + math.comb(wins + losses, wins) / 2 ** (wins + losses)
+    )
 
 
 def test_wilson_interval_has_the_published_values() -> None:
@@ -84,19 +86,27 @@ def test_wilson_interval_has_the_published_values() -> None:
 
 
 @given(st.integers(1, 5000), st.data())
-def test_wilson_interval_holds_the_observed_share(trials: int, data: st.DataObject) -> None:
+def test_wilson_interval_holds_the_observed_share(
+    trials: int, data: st.DataObject
+) -> None:
     right = data.draw(st.integers(0, trials))
     low, high = wilson_interval(right, trials)
     assert 0.0 <= low <= right / trials <= high <= 1.0
 
 
-CHOICES = [(n, c, k) for n in range(1, 7) for c in range(n + 1) for k in range(1, n + 1)]
+CHOICES = [
+    (n, c, k) for n in range(1, 7) for c in range(n + 1) for k in range(1, n + 1)
+]
 
 
 @pytest.mark.parametrize(("n", "c", "k"), CHOICES)
-def test_pass_at_k_is_the_share_of_choices_with_a_right_one(n: int, c: int, k: int) -> None:
+def test_pass_at_k_is_the_share_of_choices_with_a_right_one(
+    n: int, c: int, k: int
+) -> None:
     choices = list(itertools.combinations(range(n), k))
-    right = Fraction(sum(any(i < c for i in choice) for choice in choices), len(choices))
+    right = Fraction(
+        sum(any(i < c for i in choice) for choice in choices), len(choices)
+    )
     assert pass_at_k(n, c, k) == pytest.approx(float(right))
 
 
@@ -120,18 +130,26 @@ def test_alpha_is_divided_over_the_rounds_and_a_promotion_hands_its_share_on() -
 
 @given(
     st.lists(
-        st.sampled_from(["promoted rightly", "nothing to show", "missed"]), min_size=1, max_size=12
+        st.sampled_from(["promoted rightly", "nothing to show", "missed"]),
+        min_size=1,
+        max_size=12,
     )
 )
-def test_rounds_with_nothing_to_show_spend_no_more_than_alpha_together(rounds: list[str]) -> None:
+def test_rounds_with_nothing_to_show_spend_no_more_than_alpha_together(
+    rounds: list[str],
+) -> None:
     spent, in_a_row = 0.0, 0
     for kind in rounds:
-        spent += alpha_of_round(0.05, len(rounds), in_a_row) * (kind == "nothing to show")
+        spent += alpha_of_round(0.05, len(rounds), in_a_row) * (
+            kind == "nothing to show"
+        )
         in_a_row = in_a_row + 1 if kind == "promoted rightly" else 0
     assert spent <= 0.05 * (1 + 1e-9)
 
 
-def power_by_enumeration(pairs: int, discordance: float, gain: float, alpha: float) -> float:
+def power_by_enumeration(
+    pairs: int, discordance: float, gain: float, alpha: float
+) -> float:
     differing = max(discordance, gain)
     win, loss = (differing + gain) / 2, (differing - gain) / 2
     total = 0.0
@@ -157,7 +175,9 @@ def test_minimal_detectable_gain_has_exactly_the_promised_power(
 ) -> None:
     gain = minimal_detectable_gain(pairs, discordance, alpha)
     assert gain is not None
-    assert power_by_enumeration(pairs, discordance, gain, alpha) == pytest.approx(0.8, abs=1e-3)
+    assert power_by_enumeration(pairs, discordance, gain, alpha) == pytest.approx(
+        0.8, abs=1e-3
+    )
 
 
 def test_minimal_detectable_gain_of_the_design_size_is_about_three_points() -> None:
@@ -175,7 +195,9 @@ def test_too_few_pairs_can_show_no_gain() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(20, 3000), st.floats(0.0, 1.0))
 def test_more_pairs_show_smaller_gains(pairs: int, discordance: float) -> None:
-    few, many = (minimal_detectable_gain(n, discordance, 0.05) for n in (pairs, pairs * 3))
+    few, many = (
+        minimal_detectable_gain(n, discordance, 0.05) for n in (pairs, pairs * 3)
+    )
     assert few is not None
     assert many is not None
     assert many <= few + 1e-4
@@ -184,7 +206,10 @@ def test_more_pairs_show_smaller_gains(pairs: int, discordance: float) -> None:
 def test_the_lower_bound_of_a_mean_is_that_of_the_normal_for_many_pairs() -> None:
     draw = random.Random(3)
     gains = [draw.gauss(0.2, 1.0) for _ in range(1000)]
-    mean, error = sum(gains) / len(gains), cluster_standard_error(gains, range(len(gains)))
+    mean, error = (
+        sum(gains) / len(gains),
+        cluster_standard_error(gains, range(len(gains))),
+    )
     assert error is not None
     assert error == pytest.approx(1 / math.sqrt(1000), rel=0.05)
     assert bootstrap_lower(gains, range(len(gains))) == pytest.approx(
@@ -200,7 +225,9 @@ def test_the_lower_bound_of_a_mean_is_that_of_the_normal_for_many_pairs() -> Non
 
 def test_the_standard_error_is_that_of_the_textbook_and_of_clusters_as_wholes() -> None:
     gains = [1.0, 2.0, 3.0, 4.0]
-    assert cluster_standard_error(gains, "abcd") == pytest.approx(math.sqrt(5 / 3) / 2)  # s / √n
+    assert cluster_standard_error(gains, "abcd") == pytest.approx(
+        math.sqrt(5 / 3) / 2
+    )  # s / √n
     # Totals 3 and 7 of two clusters: each is 2 off the share of the mean that is its own.
     assert cluster_standard_error(gains, "aabb") == pytest.approx(math.sqrt(2 * 8) / 4)
 
@@ -222,7 +249,9 @@ def test_two_shares_are_compared_in_standard_errors() -> None:
     assert two_proportions_z(0.9, 100, 0.5, 100) > 6
     assert two_proportions_z(1.0, 5, 0.0, 0) == 0.0
     # Agresti and Caffo (2000): 6 of 7 and 1 of 7.
-    assert two_proportions_z(1.0, 5, 0.0, 5) == pytest.approx((5 / 7) / math.sqrt(12 / 343))
+    assert two_proportions_z(1.0, 5, 0.0, 5) == pytest.approx(
+        (5 / 7) / math.sqrt(12 / 343)
+    )
 
 
 def test_the_distance_of_two_distributions() -> None:
@@ -252,8 +281,14 @@ def test_bounds_are_of_95_percent_and_the_power_is_four_fifths_by_default() -> N
     draw = random.Random(5)
     gains = [draw.gauss(0.1, 1.0) for _ in range(60)]
     assert bootstrap_lower(gains, range(60)) == bootstrap_lower(gains, range(60), 0.05)
-    assert binomial_upper(3, 10) == binomial_upper(3, 10, 0.05) < binomial_upper(3, 10, 0.025)
-    assert minimal_detectable_gain(40, 0.3, 0.05) == minimal_detectable_gain(40, 0.3, 0.05, 0.8)
+    assert (
+        binomial_upper(3, 10)
+        == binomial_upper(3, 10, 0.05)
+        < binomial_upper(3, 10, 0.025)
+    )
+    assert minimal_detectable_gain(40, 0.3, 0.05) == minimal_detectable_gain(
+        40, 0.3, 0.05, 0.8
+    )
     assert alpha_of_round(0.05, 4) == alpha_of_round(0.05, 4, 0)
     with pytest.raises(ValueError, match="-1 promotions"):
         alpha_of_round(0.05, 4, -1)

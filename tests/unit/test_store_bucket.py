@@ -19,7 +19,9 @@ def small_parts(server: S3Server) -> S3Store:
     return S3Store(server.new_uri(), server.environment, part_bytes=PART_BYTES)
 
 
-def test_a_large_file_goes_and_comes_in_parts(s3_server: S3Server, tmp_path: Path) -> None:
+def test_a_large_file_goes_and_comes_in_parts(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
     store, data = small_parts(s3_server), os.urandom(12 * 1024 * 1024 + 7)
     store.put_file(object_of(data), written(tmp_path, data), sha256(data))
     store.get_file(object_of(data), tmp_path / "back")
@@ -41,12 +43,16 @@ def test_a_large_file_that_is_not_its_digest_leaves_nothing(
     assert store.size(object_of(b"meant")) is None
 
 
-def test_a_server_that_knows_no_checksums_can_be_told(s3_server: S3Server, tmp_path: Path) -> None:
+def test_a_server_that_knows_no_checksums_can_be_told(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
     switches = {
         "RATCHET_S3_REQUEST_CHECKSUM": "when_required",
         "RATCHET_S3_RESPONSE_CHECKSUM": "when_required",
     }
-    store = S3Store(s3_server.new_uri(), s3_server.environment | switches, part_bytes=PART_BYTES)
+    store = S3Store(
+        s3_server.new_uri(), s3_server.environment | switches, part_bytes=PART_BYTES
+    )
     data = os.urandom(6 * 1024 * 1024)
     store.put_file(object_of(data), written(tmp_path, data), sha256(data))
     store.put_bytes(KEY, b"{}")
@@ -60,7 +66,8 @@ def test_a_server_that_knows_no_checksums_can_be_told(s3_server: S3Server, tmp_p
 
 def test_a_wrong_value_of_a_switch_is_named() -> None:
     with pytest.raises(
-        UserError, match="RATCHET_S3_REQUEST_CHECKSUM=never: use when_supported or when_required"
+        UserError,
+        match="RATCHET_S3_REQUEST_CHECKSUM=never: use when_supported or when_required",
     ):
         open_store("s3://bucket/a", {"RATCHET_S3_REQUEST_CHECKSUM": "never"})
 
@@ -70,7 +77,10 @@ def test_a_bucket_itself_can_be_a_store(s3_server: S3Server) -> None:
     store = open_store("s3://whole-bucket", s3_server.environment)
     store.put_bytes(KEY, b"{}")
     assert list(store.list("")) == [KEY]
-    assert s3_server.client().get_object(Bucket="whole-bucket", Key=KEY)["Body"].read() == b"{}"
+    assert (
+        s3_server.client().get_object(Bucket="whole-bucket", Key=KEY)["Body"].read()
+        == b"{}"
+    )
 
 
 def test_what_others_put_into_a_bucket_can_be_read_under_their_names(
@@ -80,7 +90,9 @@ def test_what_others_put_into_a_bucket_can_be_read_under_their_names(
     bucket, _, prefix = store.root.removeprefix("s3://").partition("/")
     for name in ("Meine Modelle/größe (1).json", "marker/"):
         s3_server.client().put_object(
-            Bucket=bucket, Key=f"{prefix}/{name}", Body=b"" if name.endswith("/") else b"{}"
+            Bucket=bucket,
+            Key=f"{prefix}/{name}",
+            Body=b"" if name.endswith("/") else b"{}",
         )
     assert list(store.list("")) == ["Meine Modelle/größe (1).json"]
     store.get_file("Meine Modelle/größe (1).json", tmp_path / "back")
@@ -127,8 +139,14 @@ def test_an_unknown_bucket_is_named_and_not_made(s3_server: S3Server) -> None:
 
 
 def test_an_endpoint_where_nothing_listens_is_named() -> None:
-    endpoint = f"http://name:a-secret-that-no-message-may-show@127.0.0.1:{free_ports(1)[0]}"
-    given = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    endpoint = (
+        f"http://name:a-secret-that-no-message-may-show@127.0.0.1:{free_ports(1)[0]}"
+    )
+    given = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+    }
     message = refusal(open_store("s3://bucket/prefix", given))
     assert endpoint.rpartition("@")[2] in message
     assert "AWS_ENDPOINT_URL" in message
@@ -142,7 +160,9 @@ def test_an_endpoint_that_never_accepts_is_named() -> None:
         deaf.listen(0)
         # One connection fills the queue of a listener that accepts none; the kernel ignores the
         # next ones.
-        filling = [socket.create_connection(deaf.getsockname(), timeout=1) for _ in range(1)]
+        filling = [
+            socket.create_connection(deaf.getsockname(), timeout=1) for _ in range(1)
+        ]
         given = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
         given["AWS_ENDPOINT_URL_S3"] = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         message = refusal(open_store("s3://bucket/prefix", given))
@@ -152,7 +172,9 @@ def test_an_endpoint_that_never_accepts_is_named() -> None:
 
 
 def test_a_malformed_endpoint_is_named() -> None:
-    message = refusal(open_store("s3://bucket/prefix", {"AWS_ENDPOINT_URL_S3": "localhost:9000"}))
+    message = refusal(
+        open_store("s3://bucket/prefix", {"AWS_ENDPOINT_URL_S3": "localhost:9000"})
+    )
     assert "localhost:9000" in message
 
 
@@ -169,6 +191,8 @@ def test_no_credentials_at_all_is_named(
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    message = refusal(open_store(s3_server.new_uri(), {"AWS_ENDPOINT_URL_S3": s3_server.endpoint}))
+    message = refusal(
+        open_store(s3_server.new_uri(), {"AWS_ENDPOINT_URL_S3": s3_server.endpoint})
+    )
     assert "no complete S3 credentials" in message
     assert "AWS_ACCESS_KEY_ID" in message

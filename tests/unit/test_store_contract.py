@@ -46,7 +46,9 @@ def test_another_content_is_another_version(store: Store) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"weights", b"w" * 1_000_003])
-def test_a_file_comes_back_as_it_was_stored(store: Store, tmp_path: Path, data: bytes) -> None:
+def test_a_file_comes_back_as_it_was_stored(
+    store: Store, tmp_path: Path, data: bytes
+) -> None:
     store.put_file(object_of(data), written(tmp_path, data), sha256(data))
     store.get_file(object_of(data), tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == data
@@ -59,7 +61,9 @@ def test_a_file_comes_back_as_it_was_stored(store: Store, tmp_path: Path, data: 
 def test_a_file_that_is_given_is_stored_and_gone(
     store: Store, tmp_path: Path, elsewhere: bool
 ) -> None:
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if elsewhere else tmp_path) as folder:
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if elsewhere else tmp_path
+    ) as folder:
         path, data = Path(folder) / "shard", b"w" * 1_000_003
         path.write_bytes(data)
         store.put_file(KEY, path, sha256(data), give=True)
@@ -92,13 +96,19 @@ def test_one_of_sixteen_writers_wins_and_its_bytes_stay(store: Store) -> None:
         return store.put_bytes(KEY, b"writer %d" % number * 100, if_absent=True)
 
     with ThreadPoolExecutor(WRITERS) as pool:
-        won = [number for number, first in enumerate(pool.map(write, range(WRITERS))) if first]
+        won = [
+            number
+            for number, first in enumerate(pool.map(write, range(WRITERS)))
+            if first
+        ]
     assert len(won) == 1
     assert store.get_bytes(KEY) == b"writer %d" % won[0] * 100
 
 
 @pytest.mark.process
-def test_one_of_sixteen_processes_wins_in_a_folder(file_store: Store, tmp_path: Path) -> None:
+def test_one_of_sixteen_processes_wins_in_a_folder(
+    file_store: Store, tmp_path: Path
+) -> None:
     program = (
         "import sys, time, pathlib\n"
         "from components.storage.store import open_store\n"
@@ -111,7 +121,14 @@ def test_one_of_sixteen_processes_wins_in_a_folder(file_store: Store, tmp_path: 
     ready.mkdir()
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", program, file_store.root, str(ready), f"writer {number:02d}"],
+            [
+                sys.executable,
+                "-c",
+                program,
+                file_store.root,
+                str(ready),
+                f"writer {number:02d}",
+            ],
             stdout=subprocess.PIPE,
             text=True,
             cwd=here,
@@ -121,23 +138,32 @@ def test_one_of_sixteen_processes_wins_in_a_folder(file_store: Store, tmp_path: 
     wait_until(lambda: len(list(ready.iterdir())) == WRITERS)
     (ready / "go").touch()
     won = [
-        number for number, writer in enumerate(writers) if writer.communicate()[0].strip() == "True"
+        number
+        for number, writer in enumerate(writers)
+        if writer.communicate()[0].strip() == "True"
     ]
     assert len(won) == 1
     assert file_store.get_bytes(KEY) == f"writer {won[0]:02d}".encode() * 1000
 
 
-def test_equal_bytes_from_many_writers_are_no_conflict(store: Store, tmp_path: Path) -> None:
+def test_equal_bytes_from_many_writers_are_no_conflict(
+    store: Store, tmp_path: Path
+) -> None:
     data = b"the same shard" * 1000
     path = written(tmp_path, data)
     with ThreadPoolExecutor(WRITERS) as pool:
         list(
-            pool.map(lambda _: store.put_file(object_of(data), path, sha256(data)), range(WRITERS))
+            pool.map(
+                lambda _: store.put_file(object_of(data), path, sha256(data)),
+                range(WRITERS),
+            )
         )
     assert store.get_bytes(object_of(data)) == data
 
 
-def test_a_content_address_that_is_there_is_not_sent_again(store: Store, tmp_path: Path) -> None:
+def test_a_content_address_that_is_there_is_not_sent_again(
+    store: Store, tmp_path: Path
+) -> None:
     data = b"weights"
     store.put_file(object_of(data), written(tmp_path, data), sha256(data))
     other = tmp_path / "other"
@@ -153,13 +179,19 @@ def test_a_cut_off_content_address_is_mended(store: Store, tmp_path: Path) -> No
     assert store.get_bytes(object_of(data)) == data
 
 
-def test_any_other_key_takes_new_bytes_of_the_same_size(store: Store, tmp_path: Path) -> None:
+def test_any_other_key_takes_new_bytes_of_the_same_size(
+    store: Store, tmp_path: Path
+) -> None:
     for data in (b"accuracy: 0.71", b"accuracy: 0.93"):
-        store.put_file("models/reverse/1/README.md", written(tmp_path, data), sha256(data))
+        store.put_file(
+            "models/reverse/1/README.md", written(tmp_path, data), sha256(data)
+        )
     assert store.get_bytes("models/reverse/1/README.md") == b"accuracy: 0.93"
 
 
-def test_a_file_that_is_not_its_digest_is_not_stored(store: Store, tmp_path: Path) -> None:
+def test_a_file_that_is_not_its_digest_is_not_stored(
+    store: Store, tmp_path: Path
+) -> None:
     path = written(tmp_path, b"what was meant")
     path.write_bytes(b"what is there")
     with pytest.raises(Corrupt, match=sha256(b"what was meant")) as caught:
@@ -168,7 +200,9 @@ def test_a_file_that_is_not_its_digest_is_not_stored(store: Store, tmp_path: Pat
     assert store.size(object_of(b"what was meant")) is None
 
 
-def test_an_absent_object_has_no_size_and_is_missing(store: Store, tmp_path: Path) -> None:
+def test_an_absent_object_has_no_size_and_is_missing(
+    store: Store, tmp_path: Path
+) -> None:
     assert store.size(KEY) is None
     with pytest.raises(Missing, match=f"{store.root}/{KEY}"):
         store.get_bytes(KEY)
@@ -210,7 +244,9 @@ def test_a_listing_holds_the_keys_below_a_folder_in_order(store: Store) -> None:
         store.list("a")
 
 
-def test_a_deleted_object_is_gone_and_one_that_never_was_is_no_failure(store: Store) -> None:
+def test_a_deleted_object_is_gone_and_one_that_never_was_is_no_failure(
+    store: Store,
+) -> None:
     store.put_bytes("progress/train/k/step-1.json", b"one")
     store.put_bytes("progress/train/k/step-2.json", b"two")
     for _ in range(2):
@@ -227,7 +263,19 @@ def test_a_listing_of_an_empty_store_is_empty(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["../x", "a/../../x", "/etc/passwd", "a//b", "a/./b", "", "a/", "a\0b", "..", "a\nb"]
+    "key",
+    [
+        "../x",
+        "a/../../x",
+        "/etc/passwd",
+        "a//b",
+        "a/./b",
+        "",
+        "a/",
+        "a\0b",
+        "..",
+        "a\nb",
+    ],
 )
 def test_a_key_that_could_leave_the_store_is_refused(
     store: Store, tmp_path: Path, key: str
@@ -246,7 +294,9 @@ def test_a_key_that_could_leave_the_store_is_refused(
             attempt()
 
 
-def test_a_usable_store_passes_the_probe_and_keeps_one_object_of_it(store: Store) -> None:
+def test_a_usable_store_passes_the_probe_and_keeps_one_object_of_it(
+    store: Store,
+) -> None:
     probe(store)
     probe(store)
     assert list(store.list("")) == ["probe/write-once.json"]
@@ -257,7 +307,10 @@ def test_opening_a_store_touches_nothing(tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path}/new", {})
     assert store.size(KEY) is None
     assert list(tmp_path.iterdir()) == []
-    open_store("s3://no-such-bucket-anywhere/prefix", {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"})
+    open_store(
+        "s3://no-such-bucket-anywhere/prefix",
+        {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"},
+    )
 
 
 def test_objects_in_a_folder_are_read_only_and_readable_as_the_umask_allows(
@@ -274,8 +327,12 @@ def test_objects_in_a_folder_are_read_only_and_readable_as_the_umask_allows(
     assert list((tmp_path / "store" / ".incoming").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [".", "folder", "file/page.html", "file/sub/page.html"])
-def test_a_file_that_a_person_names_wrongly_is_one_line(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [".", "folder", "file/page.html", "file/sub/page.html"]
+)
+def test_a_file_that_a_person_names_wrongly_is_one_line(
+    tmp_path: Path, name: str
+) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot be used"):

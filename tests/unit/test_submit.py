@@ -11,7 +11,12 @@ import pytest
 
 from components.cli.cluster.inputs import digest_of_inputs
 from components.cli.cluster.kfp_api import Pipelines
-from components.cli.cluster.kfp_calls import Access, ApiPatience, Unreachable, access_from
+from components.cli.cluster.kfp_calls import (
+    Access,
+    ApiPatience,
+    Unreachable,
+    access_from,
+)
 from components.cli.cluster.submit import plan_submission, start
 from components.cli.package.package_file import Package
 from components.errors import UserError
@@ -25,8 +30,16 @@ def test_a_submission_uploads_a_version_of_the_commit_and_begins_one_run(
     kfp: KfpApi, pipelines: Pipelines, package: Package
 ) -> None:
     started = start(pipelines, wanted(package))
-    [run], [version], [experiment] = kfp.all("runs"), kfp.all("versions"), kfp.all("experiments")
-    assert (started.run_id, started.attached, started.state) == (run["run_id"], False, "PENDING")
+    [run], [version], [experiment] = (
+        kfp.all("runs"),
+        kfp.all("versions"),
+        kfp.all("experiments"),
+    )
+    assert (started.run_id, started.attached, started.state) == (
+        run["run_id"],
+        False,
+        "PENDING",
+    )
     assert started.url == f"{kfp.endpoint}/#/runs/details/{run['run_id']}"
     assert run["service_account"] == "ratchet-run"
     assert run["runtime_config"]["parameters"] == {"store": STORE}
@@ -52,7 +65,9 @@ def test_the_same_submission_again_joins_the_run_and_makes_nothing(
 def test_another_commit_other_parameters_or_another_package_is_another_run(
     package: Package,
 ) -> None:
-    other = Package(package.text.replace("memoryLimit: 4.294967296", "memoryLimit: 5.0"))
+    other = Package(
+        package.text.replace("memoryLimit: 4.294967296", "memoryLimit: 5.0")
+    )
     names = {
         wanted(package).name,
         plan_submission(package, {"store": STORE}, commit="f" * 40).name,
@@ -94,7 +109,10 @@ def test_other_data_behind_the_same_address_is_another_run_and_the_same_data_is_
     put("model/config.json", b"{}")
     assert name() == first
     # What cannot change behind its address leaves the name as it was without it.
-    procedural: dict[str, Any] = {"model": {"source": "scratch"}, "data": {"tasks": [{}]}}
+    procedural: dict[str, Any] = {
+        "model": {"source": "scratch"},
+        "data": {"tasks": [{}]},
+    }
     assert digest_of_inputs(procedural, {}) == ""
 
 
@@ -103,7 +121,9 @@ def test_a_name_of_ones_own_with_other_parameters_is_refused(
 ) -> None:
     start(pipelines, wanted(package, name="nightly"))
     assert start(pipelines, wanted(package, name="nightly")).attached
-    with pytest.raises(UserError, match="with another seed; give this one another --name"):
+    with pytest.raises(
+        UserError, match="with another seed; give this one another --name"
+    ):
         start(pipelines, wanted(package, name="nightly", parameters={"seed": 1}))
     assert len(kfp.all("runs")) == 1
 
@@ -133,7 +153,11 @@ def test_again_begins_another_run_and_a_later_one_joins_the_one_that_lives(
     ],
 )
 def test_again_if_failed_begins_another_run_where_the_newest_failed_and_none_lives(
-    kfp: KfpApi, pipelines: Pipelines, package: Package, states: list[str], is_joined: bool
+    kfp: KfpApi,
+    pipelines: Pipelines,
+    package: Package,
+    states: list[str],
+    is_joined: bool,
 ) -> None:
     for state in states:
         run = start(pipelines, wanted(package), again=True)
@@ -143,10 +167,15 @@ def test_again_if_failed_begins_another_run_where_the_newest_failed_and_none_liv
     assert len(kfp.all("runs")) == len(states) + (not is_joined)
     # The one that was begun lives: a second job of CI joins it.
     if not is_joined:
-        assert start(pipelines, wanted(package), again_if_failed=True).run_id == started.run_id
+        assert (
+            start(pipelines, wanted(package), again_if_failed=True).run_id
+            == started.run_id
+        )
 
 
-def test_an_archived_run_is_not_joined(kfp: KfpApi, pipelines: Pipelines, package: Package) -> None:
+def test_an_archived_run_is_not_joined(
+    kfp: KfpApi, pipelines: Pipelines, package: Package
+) -> None:
     first = start(pipelines, wanted(package))
     kfp.objects["runs"][first.run_id]["storage_state"] = "ARCHIVED"
     assert start(pipelines, wanted(package)).run_id != first.run_id
@@ -154,7 +183,9 @@ def test_an_archived_run_is_not_joined(kfp: KfpApi, pipelines: Pipelines, packag
 
 @pytest.mark.parametrize("kind", ["runs", "experiments", "pipelines", "upload_version"])
 @pytest.mark.parametrize(
-    "fault", [reset, lost, failing(500), failing(503), cut_off], ids=lambda one: one.__name__
+    "fault",
+    [reset, lost, failing(500), failing(503), cut_off],
+    ids=lambda one: one.__name__,
 )
 def test_whatever_happens_to_a_creation_there_is_one_of_each_at_the_end(
     kfp: KfpApi, pipelines: Pipelines, package: Package, kind: str, fault: Any
@@ -162,13 +193,21 @@ def test_whatever_happens_to_a_creation_there_is_one_of_each_at_the_end(
     kfp.faults_of["POST", f"/{kind}"] = [fault, fault]
     started = start(pipelines, wanted(package))
     assert [one["run_id"] for one in kfp.all("runs")] == [started.run_id]
-    assert [len(kfp.all(one)) for one in ("experiments", "pipelines", "versions")] == [1, 1, 1]
+    assert [len(kfp.all(one)) for one in ("experiments", "pipelines", "versions")] == [
+        1,
+        1,
+        1,
+    ]
 
 
 def test_a_slow_answer_to_a_creation_makes_no_second_run(
     kfp: KfpApi, package: Package, clock: Clock
 ) -> None:
-    under_way, given_up, created = threading.Event(), threading.Event(), threading.Event()
+    under_way, given_up, created = (
+        threading.Event(),
+        threading.Event(),
+        threading.Event(),
+    )
 
     def late(handler: Any, carry_out: Any) -> None:
         under_way.set()
@@ -189,14 +228,18 @@ def test_a_slow_answer_to_a_creation_makes_no_second_run(
     started = start(Pipelines(Access(kfp.endpoint, "ml"), hasty), wanted(package))
     assert given_up.is_set()
     creations = [
-        target for method, target in kfp.requests if method == "POST" and "/runs" in target
+        target
+        for method, target in kfp.requests
+        if method == "POST" and "/runs" in target
     ]
     assert len(creations) == 1
     assert [one["run_id"] for one in kfp.all("runs")] == [started.run_id]
 
 
 @pytest.mark.parametrize(
-    "fault", [reset, failing(429), failing(502), failing(504)], ids=lambda one: one.__name__
+    "fault",
+    [reset, failing(429), failing(502), failing(504)],
+    ids=lambda one: one.__name__,
 )
 def test_what_passes_is_waited_for_with_growing_pauses(
     kfp: KfpApi, pipelines: Pipelines, package: Package, clock: Clock, fault: Any
@@ -206,7 +249,9 @@ def test_what_passes_is_waited_for_with_growing_pauses(
     assert clock.slept[:4] == [1.0, 2.0, 4.0, 8.0]
 
 
-def test_two_who_begin_at_once_end_with_the_same_run(kfp: KfpApi, package: Package) -> None:
+def test_two_who_begin_at_once_end_with_the_same_run(
+    kfp: KfpApi, package: Package
+) -> None:
     """Both look before either has created: the later run is deleted."""
     both, found = threading.Barrier(2), []
     make = Pipelines.create_run
@@ -220,7 +265,9 @@ def test_two_who_begin_at_once_end_with_the_same_run(kfp: KfpApi, package: Packa
 
     def begin() -> None:
         found.append(
-            start(Together(Access(kfp.endpoint, "ml"), patience(Clock())), wanted(package))
+            start(
+                Together(Access(kfp.endpoint, "ml"), patience(Clock())), wanted(package)
+            )
         )
 
     threads = [threading.Thread(target=begin) for _ in range(2)]
@@ -241,7 +288,11 @@ def test_names_are_found_on_later_pages(
         start(pipelines, wanted(package), again=True)
     for run in kfp.all("runs")[:-1]:
         run["state"] = "FAILED"
-    assert start(pipelines, wanted(package)).run_id == kfp.all("runs")[-1]["run_id"] != first.run_id
+    assert (
+        start(pipelines, wanted(package)).run_id
+        == kfp.all("runs")[-1]["run_id"]
+        != first.run_id
+    )
 
 
 def test_a_token_is_read_anew_when_it_is_refused(
@@ -284,7 +335,9 @@ def test_a_token_that_stays_refused_is_said_without_showing_it(
         assert TOKEN not in str(caught.value)
     with pytest.raises(UserError, match="cannot be read"):
         start(
-            Pipelines(Access(kfp.endpoint, token_file=tmp_path / "none"), patience(clock)),
+            Pipelines(
+                Access(kfp.endpoint, token_file=tmp_path / "none"), patience(clock)
+            ),
             wanted(package),
         )
 
@@ -294,14 +347,20 @@ def test_no_permission_names_what_and_where(
 ) -> None:
     kfp.forbidden = True
     with pytest.raises(
-        UserError, match=r"no permission to list experiments in namespace ml: .*kubeflow-edit"
+        UserError,
+        match=r"no permission to list experiments in namespace ml: .*kubeflow-edit",
     ):
         start(pipelines, wanted(package))
 
 
-def test_what_is_not_the_api_is_said(kfp: KfpApi, clock: Clock, package: Package) -> None:
+def test_what_is_not_the_api_is_said(
+    kfp: KfpApi, clock: Clock, package: Package
+) -> None:
     with pytest.raises(UserError, match="not the API of Kubeflow Pipelines v2"):
-        start(Pipelines(Access(f"{kfp.endpoint}/pipeline"), patience(clock)), wanted(package))
+        start(
+            Pipelines(Access(f"{kfp.endpoint}/pipeline"), patience(clock)),
+            wanted(package),
+        )
     kfp.faults = [page]
     with pytest.raises(UserError, match="answers with a page"):
         start(Pipelines(Access(kfp.endpoint), patience(clock)), wanted(package))
@@ -309,7 +368,9 @@ def test_what_is_not_the_api_is_said(kfp: KfpApi, clock: Clock, package: Package
         start(Pipelines(Access("http://127.0.0.1:9"), patience(clock)), wanted(package))
 
 
-@pytest.mark.parametrize("endpoint", ["", "host:80", "https://me:hush@host", "ftp://host"])
+@pytest.mark.parametrize(
+    "endpoint", ["", "host:80", "https://me:hush@host", "ftp://host"]
+)
 def test_a_wrong_address_is_refused_before_anything_is_sent(endpoint: str) -> None:
     with pytest.raises(UserError, match="--endpoint") as caught:
         access_from({}, endpoint, "", None)

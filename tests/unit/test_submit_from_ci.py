@@ -31,7 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / ".github" / "workflows" / "retrain.yaml"
 SCRIPT = ROOT / "manifests" / "ci" / "retrain.sh"
 needs_curl = pytest.mark.skipif(
-    shutil.which("curl") is None, reason="no curl on this machine, by which retrain.sh gets tokens"
+    shutil.which("curl") is None,
+    reason="no curl on this machine, by which retrain.sh gets tokens",
 )
 
 
@@ -58,8 +59,13 @@ def test_the_workflow_has_the_least_rights_and_never_two_at_a_time() -> None:
         "deploy": {},
     }
     assert document["jobs"]["deploy"]["environment"] == "production"
-    assert document["jobs"]["deploy"]["if"] == "needs.retrain.outputs.promoted == 'true'"
-    assert document["concurrency"] == {"group": "retrain", "cancel-in-progress": "false"}
+    assert (
+        document["jobs"]["deploy"]["if"] == "needs.retrain.outputs.promoted == 'true'"
+    )
+    assert document["concurrency"] == {
+        "group": "retrain",
+        "cancel-in-progress": "false",
+    }
     assert "secrets." not in WORKFLOW.read_text()
 
 
@@ -77,7 +83,13 @@ def test_actions_are_pinned_and_what_people_type_is_no_code() -> None:
 def test_zizmor_finds_nothing_in_the_workflows() -> None:
     beside = Path(sys.executable).parent / "zizmor"
     done = subprocess.run(
-        [str(beside), "--offline", "--persona=pedantic", "--no-progress", str(WORKFLOW.parent)],
+        [
+            str(beside),
+            "--offline",
+            "--persona=pedantic",
+            "--no-progress",
+            str(WORKFLOW.parent),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -85,11 +97,15 @@ def test_zizmor_finds_nothing_in_the_workflows() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_script_is_plain_shell_and_passes_every_variable_of_the_workflow_on() -> None:
+def test_the_script_is_plain_shell_and_passes_every_variable_of_the_workflow_on() -> (
+    None
+):
     for shell in ("sh", "bash"):
         subprocess.run([shell, "-n", str(SCRIPT)], check=True)
     assert os.access(SCRIPT, os.X_OK)
-    given = next(step["env"] for step in workflow()["jobs"]["retrain"]["steps"] if "env" in step)
+    given = next(
+        step["env"] for step in workflow()["jobs"]["retrain"]["steps"] if "env" in step
+    )
     text = SCRIPT.read_text()
     for name in given:
         assert name in text or name == "AWS_REGION", name
@@ -106,7 +122,9 @@ class Tokens:
             def do_GET(self) -> None:
                 audience = parse_qs(urlsplit(self.path).query)["audience"][0]
                 tokens.asked.append((audience, self.headers["Authorization"]))
-                body = json.dumps({"count": 1, "value": f"token-for-{audience}"}).encode()
+                body = json.dumps(
+                    {"count": 1, "value": f"token-for-{audience}"}
+                ).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -168,7 +186,9 @@ def package() -> Iterator[Path]:
         file.write_bytes(before)
 
 
-def of_workflow(kfp: KfpApi, tokens: Tokens, s3_server: S3Server, folder: Path) -> dict[str, str]:
+def of_workflow(
+    kfp: KfpApi, tokens: Tokens, s3_server: S3Server, folder: Path
+) -> dict[str, str]:
     """Variables of a workflow that compiles and submits, and asks its own server for a token."""
     return environment(
         kfp,
@@ -188,16 +208,25 @@ def test_the_script_compiles_submits_waits_and_leaves_the_verdict_but_no_token(
 ) -> None:
     kfp.states, kfp.tokens = ["RUNNING", "SUCCEEDED"], {"token-for-kubeflow"}
     variables = of_workflow(kfp, tokens, s3_server, tmp_path)
-    done = subprocess.run([str(SCRIPT)], env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(SCRIPT)], env=variables, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     [run] = kfp.all("runs")
     assert (
-        run["namespace"] if "namespace" in run else kfp.all("experiments")[0]["namespace"]
+        run["namespace"]
+        if "namespace" in run
+        else kfp.all("experiments")[0]["namespace"]
     ) == "ratchet"
     text = (tmp_path / "summary.md").read_text()
-    assert f"[{run['run_id']}]({kfp.endpoint}/#/runs/details/{run['run_id']}): SUCCEEDED" in text
+    assert (
+        f"[{run['run_id']}]({kfp.endpoint}/#/runs/details/{run['run_id']}): SUCCEEDED"
+        in text
+    )
     assert "No step left a record in the store." in text
-    outputs = dict(line.split("=", 1) for line in (tmp_path / "outputs").read_text().splitlines())
+    outputs = dict(
+        line.split("=", 1) for line in (tmp_path / "outputs").read_text().splitlines()
+    )
     assert outputs == {
         "run": run["run_id"],
         "promoted": "",
@@ -209,7 +238,9 @@ def test_the_script_compiles_submits_waits_and_leaves_the_verdict_but_no_token(
     assert "token-for" not in done.stdout + done.stderr
 
 
-def test_the_script_says_what_it_needs_before_it_begins(kfp: KfpApi, tmp_path: Path) -> None:
+def test_the_script_says_what_it_needs_before_it_begins(
+    kfp: KfpApi, tmp_path: Path
+) -> None:
     done = subprocess.run(
         [str(SCRIPT)],
         env={**environment(kfp, tmp_path), "RATCHET_STORE": ""},
@@ -255,11 +286,16 @@ def test_a_push_trains_what_it_changed_and_what_names_data_that_it_changed(
     for name in ("demo", "mine", "reads", "untouched"):
         text = demo.replace("name: demo", f"name: {name}")
         if name == "reads":
-            text = text.replace("data:\n", "data:\n  sources: [{uri: data/zeilen-ü.jsonl}]\n")
+            text = text.replace(
+                "data:\n", "data:\n  sources: [{uri: data/zeilen-ü.jsonl}]\n"
+            )
         write(folder / "recipes" / f"{name}.yaml", text)
     write(folder / "data" / "zeilen-ü.jsonl", '{"prompt": "1+1", "answer": "2"}\n')
     commits = [committed(folder)]
-    write(folder / "recipes" / "mine.yaml", demo.replace("name: demo", "name: mine") + "\n")
+    write(
+        folder / "recipes" / "mine.yaml",
+        demo.replace("name: demo", "name: mine") + "\n",
+    )
     write(folder / "data" / "zeilen-ü.jsonl", '{"prompt": "1+2", "answer": "3"}\n')
     commits.append(committed(folder))
     write(folder / "data" / "unread.jsonl", "{}\n")
@@ -304,6 +340,10 @@ def committed(folder: Path) -> str:
     for words in (("init", "-q"), ("add", "-A"), (*as_somebody, "commit", "-qm", "x")):
         subprocess.run(["git", *words], cwd=folder, check=True)
     done = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True
+        ["git", "rev-parse", "HEAD"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return done.stdout.strip()

@@ -29,7 +29,10 @@ from tests.unit.submissions import STORE
             "resume_from looks like a secret",
         ),
         (("store=s3://key:secret@bucket/p",), "store looks like a secret"),
-        (("store=s3://bucket/p", "recipe={hf_token: abc}"), "recipe looks like a secret"),
+        (
+            ("store=s3://bucket/p", "recipe={hf_token: abc}"),
+            "recipe looks like a secret",
+        ),
     ],
 )
 def test_a_wrong_parameter_is_refused_before_anything_is_sent(
@@ -37,7 +40,9 @@ def test_a_wrong_parameter_is_refused_before_anything_is_sent(
 ) -> None:
     with pytest.raises(UserError, match=said) as caught:
         checked_parameters(package, given, "")
-    assert not any(value in str(caught.value) for value in ("hf_abc", "key:secret", "abc"))
+    assert not any(
+        value in str(caught.value) for value in ("hf_abc", "key:secret", "abc")
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +52,10 @@ def test_a_wrong_parameter_is_refused_before_anything_is_sent(
             "{data: {sources: [{uri: s3://b/k}, {uri: file:///data/qa.jsonl}]}}",
             "data.sources.1.uri: file:///data/qa.jsonl: this machine has it.*--set data.sources.1",
         ),
-        ("{data: {sources: [{uri: data/qa.jsonl}]}}", "data.sources.0.uri: data/qa.jsonl"),
+        (
+            "{data: {sources: [{uri: data/qa.jsonl}]}}",
+            "data.sources.0.uri: data/qa.jsonl",
+        ),
         ("{data: {sources: [{uri: ~/qa.jsonl}]}}", "data.sources.0.uri: ~/qa.jsonl"),
         ("{model: {source: ./checkpoint}}", "model.source: ./checkpoint"),
         ("{model: {source: file:///m%20x}}", "model.source: file:///m%20x"),
@@ -78,7 +86,13 @@ def test_inputs_that_pods_reach_are_let_through(package: Package, recipe: str) -
 
 
 def test_parameters_get_the_types_of_the_pipeline(package: Package) -> None:
-    given = ("seed=3", "threshold=0.5", "temperature=1", "resume_from=007", "recipe={name: a}")
+    given = (
+        "seed=3",
+        "threshold=0.5",
+        "temperature=1",
+        "resume_from=007",
+        "recipe={name: a}",
+    )
     assert checked_parameters(package, given, STORE) == {
         "seed": 3,
         "threshold": 0.5,

@@ -29,7 +29,9 @@ esac
 """
 
 
-def test_the_commit_of_an_edited_checkout_is_not_that_of_the_commit_itself(tmp_path: Path) -> None:
+def test_the_commit_of_an_edited_checkout_is_not_that_of_the_commit_itself(
+    tmp_path: Path,
+) -> None:
     found = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     (tmp_path / "git").write_text(GIT)
     (tmp_path / "git").chmod(0o755)
@@ -40,7 +42,10 @@ def test_the_commit_of_an_edited_checkout_is_not_that_of_the_commit_itself(tmp_p
     (tmp_path / "git").write_text("#!/bin/sh\nexit 128\n")
     assert current_commit(found) == ""
     assert current_commit({**found, "CI_COMMIT_SHA": "f" * 40}) == "f" * 40
-    assert current_commit({"PATH": str(tmp_path / "none"), "GITHUB_SHA": "e" * 40}) == "e" * 40
+    assert (
+        current_commit({"PATH": str(tmp_path / "none"), "GITHUB_SHA": "e" * 40})
+        == "e" * 40
+    )
 
 
 @pytest.mark.process
@@ -49,7 +54,11 @@ def test_the_verb_submits_a_package_waits_and_appends_the_verdict(
 ) -> None:
     file, summary = tmp_path / "pipeline.yaml", tmp_path / "new" / "summary.md"
     file.write_text(package.text)
-    kfp.states, kfp.error, kfp.tokens = ["RUNNING", "FAILED"], "out of <b>memory</b> | 137", {TOKEN}
+    kfp.states, kfp.error, kfp.tokens = (
+        ["RUNNING", "FAILED"],
+        "out of <b>memory</b> | 137",
+        {TOKEN},
+    )
     done = cli(
         kfp,
         "submit",
@@ -91,7 +100,14 @@ def test_a_run_reads_from_the_store_what_the_recipe_names_on_this_machine(
     rows, store = tmp_path / "rows.jsonl", s3_server.new_uri()
     rows.write_text('{"prompt": "1+1", "answer": "2"}\n')
     words = (
-        *("submit", str(ROOT / "recipes" / "demo.yaml"), "--profile", "small", "--rounds", "1"),
+        *(
+            "submit",
+            str(ROOT / "recipes" / "demo.yaml"),
+            "--profile",
+            "small",
+            "--rounds",
+            "1",
+        ),
         *("--set", f"data.sources=[{{uri: {rows}}}]", "--store", store),
     )
     refused = cli(kfp, *words, **s3_server.environment)
@@ -99,7 +115,13 @@ def test_a_run_reads_from_the_store_what_the_recipe_names_on_this_machine(
     assert "sending" not in refused.stderr
     # Nor for a recipe that the profile has no nodes for.
     many = cli(
-        kfp, *words, "--namespace", "ml", "--set", "train.num_nodes=2", **s3_server.environment
+        kfp,
+        *words,
+        "--namespace",
+        "ml",
+        "--set",
+        "train.num_nodes=2",
+        **s3_server.environment,
     )
     assert "trains on one node" in many.stderr
     assert "sending" not in many.stderr
@@ -110,9 +132,9 @@ def test_a_run_reads_from_the_store_what_the_recipe_names_on_this_machine(
     spec = version["pipeline_spec"]["pipeline_spec"]
     recipe = spec["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"]
     [source] = recipe["data"]["sources"]
-    assert local_path(source["uri"], s3_server.environment, tmp_path / "fetched").read_bytes() == (
-        rows.read_bytes()
-    )
+    assert local_path(
+        source["uri"], s3_server.environment, tmp_path / "fetched"
+    ).read_bytes() == (rows.read_bytes())
 
 
 @pytest.mark.process
@@ -121,7 +143,12 @@ def test_a_run_reads_from_the_store_what_the_recipe_names_on_this_machine(
     [
         (False, "2.17.0", ["--namespace", "ml"], "would ignore --namespace ml"),
         (True, "2.17.0", [], "say which by --namespace"),
-        (True, "2.15.0", ["--namespace", "ml"], "2.15.0 is older than 2.17; upgrade it"),
+        (
+            True,
+            "2.15.0",
+            ["--namespace", "ml"],
+            "2.15.0 is older than 2.17; upgrade it",
+        ),
     ],
 )
 def test_a_server_that_would_not_run_it_as_meant_is_refused_before_a_run_exists(
@@ -165,15 +192,23 @@ def test_a_namespace_that_is_used_as_it_was_meant_is_no_error(
         *(("2.16.9", False), ("2.5.0", False), ("1.8.22", False)),
     ],
 )
-def test_a_version_that_cannot_run_the_pipeline_is_known(tag_name: str, works: bool) -> None:
+def test_a_version_that_cannot_run_the_pipeline_is_known(
+    tag_name: str, works: bool
+) -> None:
     assert (version_problem({"tag_name": tag_name}) == "") is works
 
 
-def test_the_summary_shows_the_verdict_of_every_round(context: Context, package: Package) -> None:
+def test_the_summary_shows_the_verdict_of_every_round(
+    context: Context, package: Package
+) -> None:
     campaign = whole_campaign(context, HOSTILE)
-    context.store.put_bytes(keys.job_key("run-1"), json.dumps({"run_id": campaign.run_id}).encode())
+    context.store.put_bytes(
+        keys.job_key("run-1"), json.dumps({"run_id": campaign.run_id}).encode()
+    )
     mine = plan_submission(package, {"store": context.store.root}, commit=COMMIT)
-    started = Started("run-1", "https://ui/#/runs/details/run-1", "SUCCEEDED", False, {})
+    started = Started(
+        "run-1", "https://ui/#/runs/details/run-1", "SUCCEEDED", False, {}
+    )
     text = summary_page(mine, started, {})
     assert "Target met" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
@@ -191,7 +226,12 @@ def test_the_summary_shows_the_verdict_of_every_round(context: Context, package:
     verdict = verdict_of(mine, started, {})
     assert lines[1:3] == [f"{name}={verdict[name]}" for name in ("promoted", "model")]
     assert verdict["verdict"].startswith("Target met")
-    assert [line.partition("=")[0] for line in lines] == ["run", "promoted", "model", "verdict"]
+    assert [line.partition("=")[0] for line in lines] == [
+        "run",
+        "promoted",
+        "model",
+        "verdict",
+    ]
     assert lines[1] == "promoted=true"
     assert lines[2].startswith(f"model={context.store.root}/models/")
     assert lines[3].startswith("verdict=Target met")

@@ -50,11 +50,15 @@ def test_a_failed_run_says_which_task_failed_with_what(
     kfp.states, kfp.error = ["FAILED"], "exit status 2:\n  rows longer than the context"
     ended, status = follow(pipelines, started, None, lambda state: None)
     assert status == 1
-    assert failure_lines(ended) == ["train-r1: exit status 2: rows longer than the context"]
+    assert failure_lines(ended) == [
+        "train-r1: exit status 2: rows longer than the context"
+    ]
 
 
 OUT_OF_MEMORY = "OOMKilled (exit code 137)"
-EVICTED = "The node was low on resource: memory. Container main was using 3Gi, request is 0."
+EVICTED = (
+    "The node was low on resource: memory. Container main was using 3Gi, request is 0."
+)
 
 
 def follow_to_the_end(
@@ -95,12 +99,21 @@ def test_a_run_that_failed_for_a_passing_reason_is_begun_again(
         ("Preempted by a pod on node n1", 1, 2),
         ("Error (exit code 1)", 3, 1),
         ('Usage of EmptyDir volume "tmp" exceeds the limit "10Gi".', 3, 1),
-        ("Pod ephemeral local storage usage exceeds the total limit of containers 10Gi.", 3, 1),
+        (
+            "Pod ephemeral local storage usage exceeds the total limit of containers 10Gi.",
+            3,
+            1,
+        ),
         ("", 3, 1),
     ],
 )
 def test_only_what_may_pass_is_begun_again_and_not_for_ever(
-    kfp: KfpApi, pipelines: Pipelines, package: Package, message: str, restarts: int, runs: int
+    kfp: KfpApi,
+    pipelines: Pipelines,
+    package: Package,
+    message: str,
+    restarts: int,
+    runs: int,
 ) -> None:
     kfp.states, kfp.error = ["FAILED"], message or " "
     ended, status, _ = follow_to_the_end(pipelines, wanted(package), restarts)
@@ -156,9 +169,15 @@ def test_a_step_that_was_killed_without_a_word_is_begun_again_unless_it_dies_eac
     campaign.prepare()
     for number in range(num_deaths):
         killed = Attempt(
-            task="train-r1", step="train", round=1, sequence=100 + number, started=1e9 + number
+            task="train-r1",
+            step="train",
+            round=1,
+            sequence=100 + number,
+            started=1e9 + number,
         )
-        address = keys.attempt_key(campaign.run_id, "train-r1", f"1-1-{100 + number:06d}")
+        address = keys.attempt_key(
+            campaign.run_id, "train-r1", f"1-1-{100 + number:06d}"
+        )
         context.store.put_bytes(address, killed.to_bytes())
     submission = wanted(package, parameters={"store": context.store.root})
     # KFP's launcher turns every status of a step into 1.
@@ -175,7 +194,11 @@ def test_a_step_that_was_killed_without_a_word_is_begun_again_unless_it_dies_eac
 
 def test_a_step_that_a_later_try_mended_is_no_failure() -> None:
     nodes = failed_workflow("train-r1", "pod deleted", phase="Error")
-    nodes["wf-9"] = {**nodes["wf-8"], "displayName": "executor(1)", "phase": "Succeeded"}
+    nodes["wf-9"] = {
+        **nodes["wf-8"],
+        "displayName": "executor(1)",
+        "phase": "Succeeded",
+    }
     assert failed_steps({"status": {"nodes": nodes}}) == ()
 
 
@@ -189,7 +212,9 @@ def test_compressed_nodes_of_a_large_workflow_are_read() -> None:
 def test_a_failed_driver_is_named_with_what_the_cluster_says() -> None:
     driver = {"displayName": "root-driver", "type": "Pod", "phase": "Error"}
     message = 'pods "x" is forbidden: error looking up service account ml/ratchet-run: not found'
-    [failure] = failed_steps({"status": {"nodes": {"wf-1": {**driver, "message": message}}}})
+    [failure] = failed_steps(
+        {"status": {"nodes": {"wf-1": {**driver, "message": message}}}}
+    )
     assert str(failure) == f"root-driver: {message}"
     assert not failure.may_pass
 

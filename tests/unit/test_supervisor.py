@@ -50,7 +50,9 @@ sys.exit(int(ending))
 """
 
 
-def command(folder: Path, *endings: str, first_pause: float = 0.01, hours: float = 1) -> list[str]:
+def command(
+    folder: Path, *endings: str, first_pause: float = 0.01, hours: float = 1
+) -> list[str]:
     """Return the supervisor over a step whose tries end as said, started by a shell as KFP does."""
     script = folder / "step.py"
     script.write_text(STEP)
@@ -62,10 +64,15 @@ def command(folder: Path, *endings: str, first_pause: float = 0.01, hours: float
     ]
 
 
-def supervised(folder: Path, *endings: str, **options: float) -> subprocess.CompletedProcess[str]:
+def supervised(
+    folder: Path, *endings: str, **options: float
+) -> subprocess.CompletedProcess[str]:
     """Run the supervisor to its end."""
     return subprocess.run(
-        command(folder, *endings, **options), capture_output=True, text=True, timeout=120
+        command(folder, *endings, **options),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -105,7 +112,9 @@ def test_no_try_begins_after_the_hours_of_the_step(tmp_path: Path) -> None:
     assert (done.returncode, num_tries(tmp_path)) == (75, 1)
 
 
-def test_what_a_killed_step_leaves_running_is_ended_before_the_next_try(tmp_path: Path) -> None:
+def test_what_a_killed_step_leaves_running_is_ended_before_the_next_try(
+    tmp_path: Path,
+) -> None:
     done = supervised(tmp_path, "orphan-SIGKILL", "0")
     assert done.returncode == 0
     orphan = int((tmp_path / "tries.orphan").read_text())
@@ -113,7 +122,9 @@ def test_what_a_killed_step_leaves_running_is_ended_before_the_next_try(tmp_path
         os.kill(orphan, 0)
 
 
-def test_a_step_that_is_told_to_end_saves_and_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_step_that_is_told_to_end_saves_and_is_not_tried_again(
+    tmp_path: Path,
+) -> None:
     process = subprocess.Popen(command(tmp_path, "save"))
     try:
         wait_until((tmp_path / "tries.ready").exists)
@@ -163,7 +174,10 @@ def test_a_try_that_worked_for_a_while_makes_the_pauses_short_again() -> None:
 
 def test_deaths_in_a_row_are_few_however_long_the_tries_were() -> None:
     patience = RetryRule(deadline=1e9)
-    pauses = [patience.pause_after(137, 3600, 3600.0 * number) for number in range(MAX_DEATHS + 1)]
+    pauses = [
+        patience.pause_after(137, 3600, 3600.0 * number)
+        for number in range(MAX_DEATHS + 1)
+    ]
     assert pauses == [10, 10, 10, None]
 
 
@@ -199,6 +213,9 @@ def test_the_log_of_a_steps_pod_begins_and_ends_with_our_lines(
         check=True,
     )
     lines = done.stdout.splitlines()
-    assert sorted(map(message_of, lines)) == ["WARNING a library: a reason", "our line s"]
+    assert sorted(map(message_of, lines)) == [
+        "WARNING a library: a reason",
+        "our line s",
+    ]
     if log_format != "text":
         assert {json.loads(line)["step"] for line in lines} == {"decide"}

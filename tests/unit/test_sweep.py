@@ -11,7 +11,12 @@ import pytest
 from rich.console import Console
 
 from components.cli.sweep.grid import Axis, axes_of, combinations_of
-from components.cli.sweep.outcomes import SweptRun, exit_code_of_all, swept_run, with_front
+from components.cli.sweep.outcomes import (
+    SweptRun,
+    exit_code_of_all,
+    swept_run,
+    with_front,
+)
 from components.cli.sweep.table import print_swept_runs
 from components.errors import UserError
 from components.report.runs import load_run
@@ -37,7 +42,9 @@ def ended(score: float | None, vendi: float | None, **more: Any) -> SweptRun:
 
 
 def test_values_are_written_as_those_of_set() -> None:
-    assert axes_of(["a.b=0.5,0.7", "c=x, 'y,z' ,null", "train.lora.targets=[q],[q, v]", "d=1"]) == [
+    assert axes_of(
+        ["a.b=0.5,0.7", "c=x, 'y,z' ,null", "train.lora.targets=[q],[q, v]", "d=1"]
+    ) == [
         Axis("a.b", (0.5, 0.7)),
         Axis("c", ("x", "y,z", None)),
         Axis("train.lora.targets", (["q"], ["q", "v"])),
@@ -48,7 +55,10 @@ def test_values_are_written_as_those_of_set() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["select.threshold"], "--over select.threshold: write section.key=value,value"),
+        (
+            ["select.threshold"],
+            "--over select.threshold: write section.key=value,value",
+        ),
         (["a..b=1"], "--over a..b=1: write section.key=value,value"),
         (["=1,2"], "--over =1,2: write section.key=value,value"),
         (["a.b="], "--over a.b=: write section.key=value,value"),
@@ -59,7 +69,9 @@ def test_values_are_written_as_those_of_set() -> None:
         (["publish.release=true,false"], "a sweep releases nothing"),
     ],
 )
-def test_an_option_that_cannot_be_read_is_one_line(options: list[str], words: str) -> None:
+def test_an_option_that_cannot_be_read_is_one_line(
+    options: list[str], words: str
+) -> None:
     with pytest.raises(UserError) as caught:
         axes_of(options)
     assert words in str(caught.value)
@@ -71,7 +83,9 @@ def combinations(folder: Path, *options: str, overrides: tuple[str, ...] = ()) -
     return combinations_of(folder / "r.yaml", overrides, axes_of(options))
 
 
-def test_every_combination_is_a_recipe_of_its_own_that_releases_nothing(tmp_path: Path) -> None:
+def test_every_combination_is_a_recipe_of_its_own_that_releases_nothing(
+    tmp_path: Path,
+) -> None:
     swept = combinations(
         tmp_path,
         "generate.temperature=0.7,1",
@@ -96,10 +110,22 @@ def test_every_combination_is_a_recipe_of_its_own_that_releases_nothing(tmp_path
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["select.min_vote_shar=0.5,1"], "unknown key 'select.min_vote_shar': did you mean"),
-        (["generate.temperature=0.7,hot"], "generate.temperature: expected a number (got 'hot')"),
-        (["generate.temperature=0.7,0.70"], "is the same recipe as generate.temperature=0.7"),
-        (["seed=" + ",".join(map(str, range(101)))], "101 combinations, and 100 are the most"),
+        (
+            ["select.min_vote_shar=0.5,1"],
+            "unknown key 'select.min_vote_shar': did you mean",
+        ),
+        (
+            ["generate.temperature=0.7,hot"],
+            "generate.temperature: expected a number (got 'hot')",
+        ),
+        (
+            ["generate.temperature=0.7,0.70"],
+            "is the same recipe as generate.temperature=0.7",
+        ),
+        (
+            ["seed=" + ",".join(map(str, range(101)))],
+            "101 combinations, and 100 are the most",
+        ),
         (["name=2026-01-01"], "put text in quotes"),
     ],
 )
@@ -127,7 +153,13 @@ def test_wrong_usage_leaves_no_store_behind(tmp_path: Path) -> None:
 
 
 def test_the_front_is_what_no_other_campaign_beats() -> None:
-    runs = [ended(0.9, 2.0), ended(0.8, 4.0), ended(0.8, 3.0), ended(0.7, 4.0), ended(0.5, 9.0)]
+    runs = [
+        ended(0.9, 2.0),
+        ended(0.8, 4.0),
+        ended(0.8, 3.0),
+        ended(0.7, 4.0),
+        ended(0.5, 9.0),
+    ]
     assert [run.on_front for run in with_front(runs, "score", "vendi")] == [
         True,
         True,
@@ -155,8 +187,14 @@ def test_the_front_is_what_no_other_campaign_beats() -> None:
         ended(0.1, 9, consistency=0.5, distinct_2=0.2),
         ended(0.9, 1, consistency=0.6, distinct_2=0.1),
     ]
-    assert [run.on_front for run in with_front(runs, "consistency", "distinct_2")] == [True, True]
-    assert [run.on_front for run in with_front(runs, "score", "distinct_samples")] == [False, False]
+    assert [run.on_front for run in with_front(runs, "consistency", "distinct_2")] == [
+        True,
+        True,
+    ]
+    assert [run.on_front for run in with_front(runs, "score", "distinct_samples")] == [
+        False,
+        False,
+    ]
 
 
 def test_the_exit_status_is_that_of_the_first_failure_else_of_the_goal() -> None:
@@ -171,7 +209,9 @@ def test_the_exit_status_is_that_of_the_first_failure_else_of_the_goal() -> None
 def test_a_table_is_readable_on_any_terminal(context: Context, columns: int) -> None:
     made = whole_campaign(context)
     view = load_run(context, made.run_id)
-    (combination,) = combinations(Path(context.scratch.parent), "generate.temperature=0.7")
+    (combination,) = combinations(
+        Path(context.scratch.parent), "generate.temperature=0.7"
+    )
     run = swept_run(combination, view, 0, "")
     assert (run.metric, run.score, run.promoted, run.rounds) == ("accuracy", 0.93, 3, 4)
     text = io.StringIO()
@@ -182,7 +222,9 @@ def test_a_table_is_readable_on_any_terminal(context: Context, columns: int) -> 
     written = text.getvalue()
     assert max(map(len, written.splitlines())) <= columns
     assert "93.0 %" in written
-    assert json.loads(run.model_dump_json())["settings"] == {"generate.temperature": 0.7}
+    assert json.loads(run.model_dump_json())["settings"] == {
+        "generate.temperature": 0.7
+    }
 
 
 def test_a_shipped_recipe_can_be_swept() -> None:

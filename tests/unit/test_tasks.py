@@ -46,9 +46,13 @@ def test_a_ladder_has_labels_up_to_its_labelled_length_only(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", ["reverse", "copy", "addition"])
-def test_puzzles_are_distinct_over_all_splits_and_their_answers_right(task: str) -> None:
+def test_puzzles_are_distinct_over_all_splits_and_their_answers_right(
+    task: str,
+) -> None:
     examples = [
-        example for rows in made(task=task, ladder=LADDER, **SIZES).values() for example in rows
+        example
+        for rows in made(task=task, ladder=LADDER, **SIZES).values()
+        for example in rows
     ]
     assert len({example.identity for example in examples}) == len(examples)
     for example in examples:
@@ -105,7 +109,9 @@ def test_the_same_seed_makes_the_same_puzzles_and_another_seed_others() -> None:
 
 
 def test_numbers_of_any_length_can_be_drawn() -> None:
-    splits = made(task="addition", ladder={"labelled": [1, 16], "climb": [17, 30]}, **SIZES)
+    splits = made(
+        task="addition", ladder={"labelled": [1, 16], "climb": [17, 30]}, **SIZES
+    )
     assert max(lengths(splits["unlabelled"])) == 30
 
 
@@ -124,7 +130,9 @@ def test_numbers_of_any_length_can_be_drawn() -> None:
 )
 def test_reasoning_gym_puzzles_are_checked_by_their_stored_entry(name: str) -> None:
     sizes = {"labelled": 6, "dev": 2, "unlabelled": 5, "validation": 3, "test": 3}
-    if name == "graph_color":  # has no answer of its own, so nobody could be taught with it
+    if (
+        name == "graph_color"
+    ):  # has no answer of its own, so nobody could be taught with it
         with pytest.raises(UserError, match="accepts none of its own answers"):
             made(task=f"reasoning_gym/{name}", **sizes)
         return
@@ -147,14 +155,22 @@ def test_reasoning_gym_puzzles_are_checked_by_their_stored_entry(name: str) -> N
 
 
 def test_a_task_with_few_puzzles_gives_every_split_its_share() -> None:
-    sizes = {"labelled": 200, "dev": 50, "unlabelled": 500, "validation": 100, "test": 100}
+    sizes = {
+        "labelled": 200,
+        "dev": 50,
+        "unlabelled": 500,
+        "validation": 100,
+        "test": 100,
+    }
     splits = made(
         task="reasoning_gym/gcd",
         config={"min_value": 1, "max_value": 12, "min_numbers": 2, "max_numbers": 2},
         **sizes,
     )
     assert sum(map(len, splits.values())) <= 144
-    assert all(splits[name] for name in ("train", "dev", "unlabelled", "validation", "test"))
+    assert all(
+        splits[name] for name in ("train", "dev", "unlabelled", "validation", "test")
+    )
 
 
 @pytest.mark.parametrize(

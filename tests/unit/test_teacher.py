@@ -50,7 +50,12 @@ def recipe(folder: Path, **generate: Any) -> dict[str, Any]:
         ]
         path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
         document["data"]["sources"].append({"uri": str(path), "split": split})
-    settings = {"samples_per_prompt": 2, "temperature": 0.7, "max_new_tokens": 8, **generate}
+    settings = {
+        "samples_per_prompt": 2,
+        "temperature": 0.7,
+        "max_new_tokens": 8,
+        **generate,
+    }
     document["generate"] |= settings
     document["select"] |= {"require_finished": False, "min_accepted": 1}
     document["train"]["num_peers"] = 2
@@ -96,7 +101,9 @@ def test_a_teacher_with_another_tokenizer_answers_as_it_does_as_a_champion(
     assert check_state(context, shard.ref).damaged == []
     view = load_run(context, parse_recipe(taught).run_id)
     [sentence] = [one for one in data_sentences(view) if "teacher" in one]
-    assert sentence.startswith(f"answers are written by a teacher, {folder} ({about.parameters:,} ")
+    assert sentence.startswith(
+        f"answers are written by a teacher, {folder} ({about.parameters:,} "
+    )
 
 
 def test_other_files_under_the_name_of_a_teacher_are_another_teacher_and_no_other_data(
@@ -120,8 +127,14 @@ def test_other_files_under_the_name_of_a_teacher_are_another_teacher_and_no_othe
     ("fault", "message"),
     [
         ("no weights", "chat.*weights"),
-        ("few positions", r"max_new_tokens: the longest prompt .* 16 positions of model .*chat"),
-        ("no release", r"generate\.teacher\.source release://nobody: nothing was released"),
+        (
+            "few positions",
+            r"max_new_tokens: the longest prompt .* 16 positions of model .*chat",
+        ),
+        (
+            "no release",
+            r"generate\.teacher\.source release://nobody: nothing was released",
+        ),
     ],
 )
 def test_a_teacher_that_cannot_answer_is_refused_before_anything_is_sampled(
@@ -144,7 +157,11 @@ def test_a_teacher_that_cannot_answer_is_refused_before_anything_is_sampled(
     [
         ({"teacher": {"source": "scratch"}}, "nothing to teach"),
         (
-            {"teacher": {"source": "/a"}, "engine": "openai", "endpoint": {"model": "m"}},
+            {
+                "teacher": {"source": "/a"},
+                "engine": "openai",
+                "endpoint": {"model": "m"},
+            },
             "leave out one of them",
         ),
     ],

@@ -169,9 +169,13 @@ def test_a_message_of_the_user_is_begun_where_a_token_ends_it(name: str) -> None
     assert asked.startswith(f"{codec.tokenizer.decode(opened)}hi")
 
 
-def test_a_template_that_never_writes_an_answer_as_it_asks_for_it_is_refused_at_once() -> None:
+def test_a_template_that_never_writes_an_answer_as_it_asks_for_it_is_refused_at_once() -> (
+    None
+):
     hint = "{% if messages | length == 1 %}Answer this:\n{% endif %}"
-    with pytest.raises(UserError, match="writes an answer otherwise than it has it generated"):
+    with pytest.raises(
+        UserError, match="writes an answer otherwise than it has it generated"
+    ):
         Codec(chat_tokenizer(hint + CHAT))
 
 
@@ -205,12 +209,20 @@ WRITES_CALLS = TURN.replace(
         ),
         (CHAT, TALK, (CALL,), "the tools that may be called"),
         (CHAT, [SYSTEM, *TALK], (), ""),
-        ("{{ tools | tojson }}" + CHAT.replace(TURN, WRITES_CALLS), CALLING, (CALL,), ""),
+        (
+            "{{ tools | tojson }}" + CHAT.replace(TURN, WRITES_CALLS),
+            CALLING,
+            (CALL,),
+            "",
+        ),
         (CHAT.replace(OPENING, "") + OPENING, [SYSTEM, TALK[0]], (), ""),
     ],
 )
 def test_a_turn_that_a_template_leaves_out_is_named(
-    template: str, messages: list[dict[str, Any]], tools: tuple[dict[str, Any], ...], told: str
+    template: str,
+    messages: list[dict[str, Any]],
+    tools: tuple[dict[str, Any], ...],
+    told: str,
 ) -> None:
     conversation = Conversation(messages=tuple(messages), tools=tools)
     codec = Codec(chat_tokenizer(template))

@@ -19,7 +19,14 @@ from components.contracts.recipe import (
     TextBlocks,
 )
 from components.contracts.recipe_file import parse_recipe
-from components.contracts.rows import Beginning, Dropped, Prompt, Result, TrainingRow, read_rows
+from components.contracts.rows import (
+    Beginning,
+    Dropped,
+    Prompt,
+    Result,
+    TrainingRow,
+    read_rows,
+)
 from components.contracts.summaries import GenerateSummary
 from components.decide.gate import compare, decide
 from components.errors import Corrupt, UserError
@@ -38,14 +45,19 @@ from tests.unit import generations
 from tests.unit.tiny import tiny_model
 
 PARAGRAPHS = [
-    f"Paragraph {number} tells of {number * 7} ships and a harbour." for number in range(900)
+    f"Paragraph {number} tells of {number * 7} ships and a harbour."
+    for number in range(900)
 ]
 SIZES = TextBlocks(block=200, beginning=40, stretch=4)
 FRACTIONS = Fractions()
-SECTION = DecideSection.model_validate({"goal": {"metric": "perplexity", "threshold": 5}})
+SECTION = DecideSection.model_validate(
+    {"goal": {"metric": "perplexity", "threshold": 5}}
+)
 
 
-def section_of(path: Path, split: str = "auto", fractions: Fractions = FRACTIONS) -> DataSection:
+def section_of(
+    path: Path, split: str = "auto", fractions: Fractions = FRACTIONS
+) -> DataSection:
     source = DataSource.model_validate({"uri": str(path), "split": split})
     return DataSection(sources=(source,), text=SIZES, fractions=fractions)
 
@@ -78,7 +90,9 @@ def test_one_file_of_text_makes_every_split_and_no_block_has_a_neighbour_in_anot
     text = "\n\n".join(PARAGRAPHS)
     items = blocks_of(tmp_path, text)
     splits = splits_of(items, tmp_path)
-    total = sum(len(getattr(splits, name)) for name in ("train", "dev", "validation", "test"))
+    total = sum(
+        len(getattr(splits, name)) for name in ("train", "dev", "validation", "test")
+    )
     for name, share in (("validation", 0.1), ("test", 0.1), ("dev", 0.1)):
         assert abs(len(getattr(splits, name)) / total - share) < 0.05
     # None of it is taught where its share is 0, whatever rounding leaves over.
@@ -91,9 +105,13 @@ def test_one_file_of_text_makes_every_split_and_no_block_has_a_neighbour_in_anot
     }
     # An unlabelled text beside it is a beginning to go on with, and no question.
     beginning = blocks_of(tmp_path, "The harbour was empty that day.", "unlabelled")
-    assert [item[0] for item in beginning if not isinstance(item, Dropped)] == ["unlabelled"]
+    assert [item[0] for item in beginning if not isinstance(item, Dropped)] == [
+        "unlabelled"
+    ]
     both = [*read_items(tmp_path, "auto"), *read_items(tmp_path, "unlabelled")]
-    (prompt,) = splits_of(list(in_blocks(both, section_of(tmp_path), 0)), tmp_path).unlabelled
+    (prompt,) = splits_of(
+        list(in_blocks(both, section_of(tmp_path), 0)), tmp_path
+    ).unlabelled
     assert prompt.asked == Beginning(text="The harbour was empty that day.")
     # In the order of the text: where a split follows another, a block between them is left out.
     places: dict[int, str] = {}
@@ -106,7 +124,8 @@ def test_one_file_of_text_makes_every_split_and_no_block_has_a_neighbour_in_anot
             assert 0 < len(prompt.text) <= SIZES.beginning
             places[text.index(prompt.text + prompt.reference["answer"])] = name
     lengths = {
-        text.index(row.completion): len(row.completion) for row in (*splits.train, *splits.dev)
+        text.index(row.completion): len(row.completion)
+        for row in (*splits.train, *splits.dev)
     } | {
         text.index(whole): len(whole)
         for prompt in (*splits.validation, *splits.test)
@@ -122,8 +141,12 @@ def test_one_file_of_text_makes_every_split_and_no_block_has_a_neighbour_in_anot
     assert all(places[first] == places[second] for first, second in neighbours)
     assert splits.rejected_counts["between_splits"] < 0.25 * total
     # The beginnings of what is taught are continued; the model is not asked what is measured.
-    assert {prompt.id for prompt in splits.unlabelled} == {row.id[:16] for row in splits.train}
-    assert {prompt.id for prompt in splits.dev_prompts} == {row.id[:16] for row in splits.dev}
+    assert {prompt.id for prompt in splits.unlabelled} == {
+        row.id[:16] for row in splits.train
+    }
+    assert {prompt.id for prompt in splits.dev_prompts} == {
+        row.id[:16] for row in splits.dev
+    }
 
 
 def test_blocks_hold_the_whole_text_and_end_at_blanks_and_a_document_ends_once(
@@ -136,7 +159,9 @@ def test_blocks_hold_the_whole_text_and_end_at_blanks_and_a_document_ends_once(
     rows = [example.as_training_row() for example in examples]
     assert [row.goes_on for row in rows] == [*[True] * (len(rows) - 1), False]
     assert all(not row.completion[-1].isspace() for row in rows)
-    assert len({example.as_prompt().stretch for example in examples}) == math.ceil(len(rows) / 4)
+    assert len({example.as_prompt().stretch for example in examples}) == math.ceil(
+        len(rows) / 4
+    )
 
 
 def test_text_beside_questions_stays_as_it_is(tmp_path: Path) -> None:
@@ -193,17 +218,25 @@ def test_a_lower_loss_is_promoted_by_stretches_and_told_as_perplexity() -> None:
         compare(results(list(old)), results(list(new), tokens=49), SECTION, 0.0125)
 
 
-def test_the_test_of_losses_holds_its_level_where_neighbouring_blocks_resemble_each_other() -> None:
+def test_the_test_of_losses_holds_its_level_where_neighbouring_blocks_resemble_each_other() -> (
+    None
+):
     dice = np.random.default_rng(2)
     trials, stretches, size = 2000, 15, 8
     # Equal models on average: what differs is shared within a stretch, and its spread is not even.
     spread = dice.uniform(0.2, 1.0, (trials, stretches, 1))
     shared = spread * dice.standard_normal((trials, stretches, 1))
-    gains = (shared + 0.5 * dice.standard_normal((trials, stretches, size))).reshape(trials, -1)
+    gains = (shared + 0.5 * dice.standard_normal((trials, stretches, size))).reshape(
+        trials, -1
+    )
     families = [block // size for block in range(stretches * size)]
     blocks = list(range(stretches * size))
-    false = sum(family_mean_test(list(row), families, 0.0).p_value <= 0.0125 for row in gains)
-    naive = sum(family_mean_test(list(row), blocks, 0.0).p_value <= 0.0125 for row in gains)
+    false = sum(
+        family_mean_test(list(row), families, 0.0).p_value <= 0.0125 for row in gains
+    )
+    naive = sum(
+        family_mean_test(list(row), blocks, 0.0).p_value <= 0.0125 for row in gains
+    )
     assert false / trials <= 0.0175
     assert naive / trials > 0.08
 
@@ -220,7 +253,9 @@ def test_the_test_of_losses_holds_levels_above_those_that_students_t_holds() -> 
     # A clear gain has the p-value of Student's t, as far as floats tell it.
     clear = family_mean_test([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], families[:6], 0.0).p_value
     assert clear == pytest.approx(student_upper(17.3205, 5), rel=1e-3)
-    almost = family_mean_test([1.0, 1.0, 1.0, 1.0, 1.0, 1.0 + 1e-9], families[:6], 0.0).p_value
+    almost = family_mean_test(
+        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0 + 1e-9], families[:6], 0.0
+    ).p_value
     assert 0 < almost < 1e-30
 
 
@@ -245,7 +280,9 @@ def test_perplexity_is_per_token_with_an_interval_over_stretches() -> None:
     assert measure.improves(4.0, 5.0)
 
 
-def test_the_beginning_of_a_text_bears_no_loss_and_nothing_ends_a_text_that_goes_on() -> None:
+def test_the_beginning_of_a_text_bears_no_loss_and_nothing_ends_a_text_that_goes_on() -> (
+    None
+):
     _, codec = tiny_model()
     whole, masked = codec.text_ids("", "12 34 56", goes_on=True)
     assert masked == 1
@@ -274,7 +311,11 @@ def text_rows(count: int) -> list[TrainingRow]:
 
 def test_a_round_goes_on_with_taught_texts_or_writes_freely(context: Context) -> None:
     free = {"verifier": False}
-    common: dict[str, Any] = {"texts": text_rows(6), "select": free, "prompts_per_round": 4}
+    common: dict[str, Any] = {
+        "texts": text_rows(6),
+        "select": free,
+        "prompts_per_round": 4,
+    }
     begun_texts = generations.begun(context, **common | {"from": "text"})
     receipt = run(GenerateInputs(begun_texts, 0), context)
     prompts = list(read_rows(fetch(context, receipt, "prompts.jsonl"), Prompt))
@@ -291,7 +332,9 @@ def test_a_round_goes_on_with_taught_texts_or_writes_freely(context: Context) ->
     samples = generations.samples_of(context, receipt)
     assert len(samples) == 4 * 3
     assert len({sample.text for sample in samples.values()}) > 6
-    with pytest.raises(UserError, match=r"generate.from nothing needs `select.verifier: false`"):
+    with pytest.raises(
+        UserError, match=r"generate.from nothing needs `select.verifier: false`"
+    ):
         generations.begun(context, **common | {"from": "nothing", "select": {}})
 
 
@@ -323,7 +366,10 @@ def text_prompts(count: int, stretch: int = 4) -> list[Prompt]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decide": {"goal": {"threshold": 0.9}}}, r"decide.goal: .*use `metric: perplexity`"),
+        (
+            {"decide": {"goal": {"threshold": 0.9}}},
+            r"decide.goal: .*use `metric: perplexity`",
+        ),
         ({"select": {"verifier": True}}, r"select.verifier: .*set `verifier: false`"),
         (
             {"generate": {"engine": "openai", "endpoint": {"model": "m"}}},
@@ -339,12 +385,16 @@ def test_a_recipe_that_asks_for_right_answers_of_text_is_refused_before_anything
         check_texts(recipe_of_text(**changes), text_prompts(8))
 
 
-def test_too_few_stretches_or_prompts_without_answers_are_refused_with_the_remedy() -> None:
+def test_too_few_stretches_or_prompts_without_answers_are_refused_with_the_remedy() -> (
+    None
+):
     enough = text_prompts(4 * LEAST_FAMILIES)
     outlook = outlook_of(recipe_of_text(), enough, 100)
     assert outlook.smallest_gain is None
     assert f"{LEAST_FAMILIES} families" in outlook.in_words
-    with pytest.raises(UserError, match=rf"never promote.*at least {LEAST_FAMILIES} .*stretch"):
+    with pytest.raises(
+        UserError, match=rf"never promote.*at least {LEAST_FAMILIES} .*stretch"
+    ):
         outlook_of(recipe_of_text(), enough[:-4], 100)
     unanswered = Prompt(id="q", text="why?", verifier="exact")
     with pytest.raises(UserError, match="1 of 2 prompts of split test have no answer"):
@@ -354,12 +404,20 @@ def test_too_few_stretches_or_prompts_without_answers_are_refused_with_the_remed
 @pytest.mark.parametrize(
     ("goal", "message"),
     [
-        ({"metric": "perplexity", "threshold": 0.5}, "decide.goal.threshold: .*1 at the least"),
-        ({"metric": "accuracy", "threshold": 20}, "decide.goal.threshold: .*from 0 to 1"),
+        (
+            {"metric": "perplexity", "threshold": 0.5},
+            "decide.goal.threshold: .*1 at the least",
+        ),
+        (
+            {"metric": "accuracy", "threshold": 20},
+            "decide.goal.threshold: .*from 0 to 1",
+        ),
         ({"metric": "rouge", "threshold": 1}, "decide.goal.metric"),
     ],
 )
-def test_a_goal_that_its_metric_cannot_have_is_named(goal: dict[str, Any], message: str) -> None:
+def test_a_goal_that_its_metric_cannot_have_is_named(
+    goal: dict[str, Any], message: str
+) -> None:
     document = recipe_of_text().model_dump(mode="json")
     with pytest.raises(UserError, match=message):
         parse_recipe({**document, "decide": {"goal": goal}})

@@ -40,19 +40,28 @@ def failed(
 ) -> None:
     api.pods = list(pods)
     for one in pods:
-        node = int(one["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
+        node = int(
+            one["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"]
+        )
         if node in logs:
-            api.logs[one["metadata"]["name"]] = logs[node].encode("utf-8", errors="surrogateescape")
+            api.logs[one["metadata"]["name"]] = logs[node].encode(
+                "utf-8", errors="surrogateescape"
+            )
     api.later = [
         nothing,
-        api.condition("Failed", reason, "jobset failed due to one or more job failures"),
+        api.condition(
+            "Failed", reason, "jobset failed due to one or more job failures"
+        ),
     ]
 
 
 def test_a_job_without_pods_says_what_its_events_say(
     api: KubernetesApi, launcher: Launcher
 ) -> None:
-    why = {"reason": "FailedCreate", "message": 'pods "x" is forbidden: exceeded quota: gpus'}
+    why = {
+        "reason": "FailedCreate",
+        "message": 'pods "x" is forbidden: exceeded quota: gpus',
+    }
     api.events = [
         {
             "type": "Warning",
@@ -60,7 +69,12 @@ def test_a_job_without_pods_says_what_its_events_say(
             "lastTimestamp": NOW,
             **why,
         },
-        {"type": "Normal", "involvedObject": {"name": NAME}, "reason": "Fine", "message": "fine"},
+        {
+            "type": "Normal",
+            "involvedObject": {"name": NAME},
+            "reason": "Fine",
+            "message": "fine",
+        },
         {
             "type": "Warning",
             "involvedObject": {"name": "another"},
@@ -78,7 +92,10 @@ def test_a_job_without_pods_says_what_its_events_say(
 def test_a_node_without_a_pod_is_told_of_beside_those_that_run(
     api: KubernetesApi, launcher: Launcher
 ) -> None:
-    why = {"reason": "FailedCreate", "message": 'pods "x" is forbidden: exceeded quota: gpus'}
+    why = {
+        "reason": "FailedCreate",
+        "message": 'pods "x" is forbidden: exceeded quota: gpus',
+    }
     about = {"name": f"{NAME}-node-0"}
     api.pods = [pod(NAME, 0, "Running")]
     api.later = [nothing, nothing, api.condition("Complete")]
@@ -86,7 +103,9 @@ def test_a_node_without_a_pod_is_told_of_beside_those_that_run(
     # Its pod is about to be made, for all that is known.
     assert "no pod" not in launcher.notes()
     api.jobs.clear()
-    api.events = [{"type": "Warning", "involvedObject": about, "lastTimestamp": NOW, **why}]
+    api.events = [
+        {"type": "Warning", "involvedObject": about, "lastTimestamp": NOW, **why}
+    ]
     api.later = [nothing, nothing, api.condition("Complete")]
     launcher.run()
     assert "1 of 2 nodes have no pod: FailedCreate" in launcher.notes()
@@ -141,7 +160,9 @@ def test_pods_that_wait_say_for_what_and_the_job_is_not_failed(
     api.later = [nothing] * 20 + [api.condition("Complete")]
     launcher.run()
     assert (
-        launcher.notes().count("0 of 2 nodes run, 1 wait: Unschedulable: 0/5 nodes are available")
+        launcher.notes().count(
+            "0 of 2 nodes run, 1 wait: Unschedulable: 0/5 nodes are available"
+        )
         == 1
     )
     assert "1 wait: ImagePullBackOff: not found" in launcher.notes()
@@ -150,10 +171,16 @@ def test_pods_that_wait_say_for_what_and_the_job_is_not_failed(
 
 def test_a_suspended_job_is_waited_for(api: KubernetesApi, launcher: Launcher) -> None:
     suspended = api.condition("Suspended", "Suspended", "TrainJob is suspended")
-    api.later = [suspended, nothing, api.condition("Resumed"), api.condition("Complete")]
+    api.later = [
+        suspended,
+        nothing,
+        api.condition("Resumed"),
+        api.condition("Complete"),
+    ]
     launcher.run()
     assert (
-        "is suspended, by a queue or by hand: Suspended: TrainJob is suspended" in launcher.notes()
+        "is suspended, by a queue or by hand: Suspended: TrainJob is suspended"
+        in launcher.notes()
     )
 
 
@@ -168,7 +195,13 @@ def test_without_a_look_at_pods_training_goes_on_and_says_so(
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(1, RatchetError), (2, UserError), (3, Corrupt), (75, Transient), (-11, RatchetError)],
+    [
+        (1, RatchetError),
+        (2, UserError),
+        (3, Corrupt),
+        (75, Transient),
+        (-11, RatchetError),
+    ],
 )
 def test_the_failing_rank_is_found_and_its_status_kept(
     api: KubernetesApi, launcher: Launcher, status: int, kind: type[RatchetError]
@@ -220,7 +253,11 @@ def test_the_account_of_the_installed_torchrun_is_understood(
     ]
     node = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     assert node.returncode == 1
-    failed(api, pod(NAME, 0, "Failed", **ended(node.returncode, NOW)), logs={0: node.stderr})
+    failed(
+        api,
+        pod(NAME, 0, "Failed", **ended(node.returncode, NOW)),
+        logs={0: node.stderr},
+    )
     with pytest.raises(
         UserError,
         match=r"rank 1 on node 0 .* ended with status 2: error \(UserError\): no such column",
@@ -236,15 +273,19 @@ def test_a_rank_that_knew_why_goes_before_one_that_only_lost_its_peer(
         pod(NAME, 0, "Failed", **ended(1, NOW)),
         pod(NAME, 1, "Failed", **ended(1, NOW)),
         logs={
-            0: "connection closed by peer\n" + TORCHRUN_ACCOUNT.format(rank=0, status=1),
-            1: "error (Corrupt): shard 3 is damaged\n" + TORCHRUN_ACCOUNT.format(rank=8, status=3),
+            0: "connection closed by peer\n"
+            + TORCHRUN_ACCOUNT.format(rank=0, status=1),
+            1: "error (Corrupt): shard 3 is damaged\n"
+            + TORCHRUN_ACCOUNT.format(rank=8, status=3),
         },
     )
     with pytest.raises(Corrupt, match="shard 3 is damaged"):
         launcher.run()
 
 
-def test_only_pods_of_the_last_restart_are_blamed(api: KubernetesApi, launcher: Launcher) -> None:
+def test_only_pods_of_the_last_restart_are_blamed(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     failed(
         api,
         pod(NAME, 0, "Failed", restart=0, **ended(75, "2026-01-01T00:00:00Z")),
@@ -293,14 +334,20 @@ def test_no_secret_of_a_log_is_shown(api: KubernetesApi, launcher: Launcher) -> 
     assert "pad_token: <pad>, tokens: 512" in message
 
 
-def test_a_node_that_was_taken_away_is_transient(api: KubernetesApi, launcher: Launcher) -> None:
-    failed(api, pod(NAME, 1, "Failed", reason="Evicted", message="low on memory"), logs={})
+def test_a_node_that_was_taken_away_is_transient(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
+    failed(
+        api, pod(NAME, 1, "Failed", reason="Evicted", message="low on memory"), logs={}
+    )
     with pytest.raises(Transient, match=r"node 1 .* was taken away \(Evicted\)"):
         launcher.run()
 
 
 def test_want_of_memory_is_named(api: KubernetesApi, launcher: Launcher) -> None:
-    failed(api, pod(NAME, 0, "Failed", **ended(137, NOW, "OOMKilled")), logs={0: "step 1"})
+    failed(
+        api, pod(NAME, 0, "Failed", **ended(137, NOW, "OOMKilled")), logs={0: "step 1"}
+    )
     with pytest.raises(RatchetError, match="memory limit is too small"):
         launcher.run()
 
@@ -314,9 +361,9 @@ def test_a_failure_without_pods_or_log_is_still_told(
         api.pods = []
     with pytest.raises(RatchetError, match="FailedJobs: jobset failed") as caught:
         launcher.run()
-    assert ("none of its pods is left" if gone == "pods" else "its log is empty or gone") in str(
-        caught.value
-    )
+    assert (
+        "none of its pods is left" if gone == "pods" else "its log is empty or gone"
+    ) in str(caught.value)
     assert isinstance(caught.value, Corrupt) == (gone == "log")
 
 
@@ -325,11 +372,17 @@ def test_a_failure_whose_log_may_not_be_read_names_the_permission(
 ) -> None:
     failed(api, pod(NAME, 0, "Failed", **ended(1, NOW)), logs={0: "x"})
     api.denied = {("get", "pods/log")}
-    with pytest.raises(RatchetError, match=r"FailedJobs.*no permission to get pods/log"):
+    with pytest.raises(
+        RatchetError, match=r"FailedJobs.*no permission to get pods/log"
+    ):
         launcher.run()
 
 
-def test_a_missing_runtime_is_the_users_to_mend(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_missing_runtime_is_the_users_to_mend(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     failed(api, logs={}, reason="TrainingRuntimeNotSupported")
-    with pytest.raises(UserError, match="TrainingRuntime ratchet-deepspeed in namespace ml"):
+    with pytest.raises(
+        UserError, match="TrainingRuntime ratchet-deepspeed in namespace ml"
+    ):
         launcher.run()

@@ -34,7 +34,9 @@ def weights_of(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def changed(folder: Path, base: Path, renamed: dict[str, str] | None = None) -> set[str]:
+def changed(
+    folder: Path, base: Path, renamed: dict[str, str] | None = None
+) -> set[str]:
     """Names of a trained model's weights that are not the base's, of which some have new names."""
     old_names = renamed or {}
     base_weights = weights_of(base)
@@ -48,20 +50,30 @@ def changed(folder: Path, base: Path, renamed: dict[str, str] | None = None) -> 
     return names
 
 
-def test_a_training_with_inserted_layers_begins_where_one_without_does(tmp_path: Path) -> None:
+def test_a_training_with_inserted_layers_begins_where_one_without_does(
+    tmp_path: Path,
+) -> None:
     base = save_tiny(tmp_path / "base", "llama")
     plain = train(tmp_path / "plain", init=base, key="a" * 32)
-    deeper = layered(tmp_path / "deeper", LayerStructure(extra=2), init=base, key="b" * 32)
+    deeper = layered(
+        tmp_path / "deeper", LayerStructure(extra=2), init=base, key="b" * 32
+    )
     assert deeper["losses"][0] == plain["losses"][0]
     assert deeper["losses"][-1] != plain["losses"][-1]
-    assert "the model gets 4 decoder layers: identities are inserted behind 0, 1" in deeper["said"]
+    assert (
+        "the model gets 4 decoder layers: identities are inserted behind 0, 1"
+        in deeper["said"]
+    )
     assert deeper["final_loss"] < deeper["first_loss"]
     assert depth_of(deeper["folder"] / "config.json") == 4
     assert inserted_layers(load_model(deeper["folder"]).config) == (1, 3)
     # Everything is trained.
     old_names = {f"layers.{layer}.": f"layers.{layer // 2}." for layer in range(1, 4)}
     names = changed(deeper["folder"], base, old_names)
-    weights = ["embed_tokens.weight", *(f"layers.{layer}.mlp.up_proj.weight" for layer in range(4))]
+    weights = [
+        "embed_tokens.weight",
+        *(f"layers.{layer}.mlp.up_proj.weight" for layer in range(4)),
+    ]
     assert {f"model.{name}" for name in weights} <= names
 
 
@@ -94,7 +106,9 @@ def test_the_last_layers_alone_are_trained(tmp_path: Path, architecture: str) ->
         tmp_path / "all", LayerStructure(trained=9), init=base, steps=2, key="b" * 32
     )
     assert any(
-        mark in name for name in changed(everything["folder"], base) for mark in (".0.", "_l0")
+        mark in name
+        for name in changed(everything["folder"], base)
+        for mark in (".0.", "_l0")
     )
 
 
@@ -139,7 +153,9 @@ def test_a_deeper_model_begins_as_near_to_the_base_as_can_be(tmp_path: Path) -> 
     )
     assert preferring["losses"][0] == pytest.approx(math.log(2), abs=1e-6)
     assert preferring["losses"][-1] < preferring["losses"][0]
-    near = layered(tmp_path / "kl", structure, init=base, base=base, kl_beta=5.0, key="b" * 32)
+    near = layered(
+        tmp_path / "kl", structure, init=base, base=base, kl_beta=5.0, key="b" * 32
+    )
     free = layered(tmp_path / "free", structure, init=base, key="c" * 32)
     assert near["losses"][0] == pytest.approx(free["losses"][0], abs=1e-5)
     assert near["losses"][-1] > free["losses"][-1]
@@ -161,7 +177,12 @@ def test_a_killed_training_of_inserted_layers_goes_on(tmp_path: Path) -> None:
 def test_more_layers_than_there_are_cannot_go(tmp_path: Path) -> None:
     done = layered(tmp_path / "run", LayerStructure(extra=-2))
     assert done["status"] == 2
-    assert "the base has 2 decoder layers, and one has to stay" in done["failure"]["message"]
-    lstm = layered(tmp_path / "lstm", LayerStructure(extra=1), architecture="lstm", key="b" * 32)
+    assert (
+        "the base has 2 decoder layers, and one has to stay"
+        in done["failure"]["message"]
+    )
+    lstm = layered(
+        tmp_path / "lstm", LayerStructure(extra=1), architecture="lstm", key="b" * 32
+    )
     assert lstm["status"] == 2
     assert "LstmForCausalLM has no list of decoder layers" in lstm["failure"]["message"]

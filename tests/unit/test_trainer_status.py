@@ -10,7 +10,10 @@ import pytest
 
 from components.runtime.context import Context
 from components.runtime.progress import Progress
-from components.train.process.trainer_status import PAUSE_AFTER_FAILURE_SECONDS, TrainerStatus
+from components.train.process.trainer_status import (
+    PAUSE_AFTER_FAILURE_SECONDS,
+    TrainerStatus,
+)
 from tests.doubles.trainer_status import TrainerStatusServer
 
 
@@ -57,7 +60,9 @@ def test_progress_pace_and_numbers_are_reported_as_the_trainers_models_have_them
     seconds[0] += 2
     status.report(12, 101, {"loss": 1.2})
     status.report(101, 101, {"loss": 0.5})
-    reports = [report.trainer_status for report in trainer.reports if report.trainer_status]
+    reports = [
+        report.trainer_status for report in trainer.reports if report.trainer_status
+    ]
     first, second, last = reports
     assert (first.progress_percentage, first.estimated_remaining_seconds) == (0, None)
     assert (second.progress_percentage, second.estimated_remaining_seconds) == (10, 180)
@@ -81,7 +86,9 @@ def test_a_token_that_was_replaced_is_read_anew(
     assert len(trainer.reports) == 2
 
 
-@pytest.mark.parametrize("trouble", ["refused", "broken", "no token", "no trust", "gone"])
+@pytest.mark.parametrize(
+    "trouble", ["refused", "broken", "no token", "no trust", "gone"]
+)
 def test_a_server_in_trouble_is_named_once_and_asked_again_later(
     in_job: Context, trainer: TrainerStatusServer, seconds: list[float], trouble: str
 ) -> None:

@@ -28,7 +28,13 @@ TEXTS = ["(+)-*" * 10, "+-+-+-+-+-+-", "(*)", "(+) (-) (*) (+)"]
 
 def raw_text(count: int = 60) -> list[TrainingRow]:
     return [
-        TrainingRow(id=f"text-{n}", prompt="", completion=TEXTS[n % 4], source="labelled", round=0)
+        TrainingRow(
+            id=f"text-{n}",
+            prompt="",
+            completion=TEXTS[n % 4],
+            source="labelled",
+            round=0,
+        )
         for n in range(count)
     ]
 
@@ -43,7 +49,9 @@ def text_loss(folder: Path) -> float:
 def distance(folder: Path, other: Path) -> float:
     """Euclidean distance between two models' weights."""
     mine, theirs = load_model(folder).state_dict(), load_model(other).state_dict()
-    return math.sqrt(sum(float((mine[name] - theirs[name]).square().sum()) for name in theirs))
+    return math.sqrt(
+        sum(float((mine[name] - theirs[name]).square().sum()) for name in theirs)
+    )
 
 
 def divergence(folder: Path, other: Path) -> float:
@@ -53,7 +61,9 @@ def divergence(folder: Path, other: Path) -> float:
     for row in reversal(10, 5):
         ids = torch.tensor([codec.row_ids(row.prompt, row.completion)[0]])
         with torch.inference_mode():
-            mine, theirs = (one(input_ids=ids).logits.log_softmax(-1) for one in (model, base))
+            mine, theirs = (
+                one(input_ids=ids).logits.log_softmax(-1) for one in (model, base)
+            )
         total += float((mine.exp() * (mine - theirs)).sum(-1).mean()) / 10
     return total
 
@@ -74,7 +84,9 @@ def test_pretraining_comes_first_and_teaches_the_raw_text(tmp_path: Path) -> Non
         **pretrain,
     )
     assert [entry["stage"] for entry in done["log"]] == ["pretrain"] * 40 + ["sft"] * 10
-    assert {entry["stage"] for entry in done["log"] if entry["dev_loss"] is not None} == {"sft"}
+    assert {
+        entry["stage"] for entry in done["log"] if entry["dev_loss"] is not None
+    } == {"sft"}
     assert (
         "stage pretrain: the dev split has no raw text, so it takes all of its steps"
         in done["said"]
@@ -115,7 +127,9 @@ def test_a_stage_that_ends_early_is_followed_by_the_next_one(tmp_path: Path) -> 
     assert not done["stopped_early"]
     assert done["best_step"] > first_stage
     assert done["first_dev_loss"] == next(
-        entry["dev_loss"] for entry in done["log"][first_stage:] if entry["dev_loss"] is not None
+        entry["dev_loss"]
+        for entry in done["log"][first_stage:]
+        if entry["dev_loss"] is not None
     )
 
 
@@ -123,7 +137,12 @@ def test_a_round_after_pretraining_goes_on_with_the_raw_text(tmp_path: Path) -> 
     rows = [*raw_text(), *reversal(60, 0)]
     later = (Stage(name="sft", steps=30, learning_rate=3e-3),)
     done = train(
-        tmp_path / "round", rows=rows, stages=later, pretrain={"steps": 40}, max_length=16, dev=[]
+        tmp_path / "round",
+        rows=rows,
+        stages=later,
+        pretrain={"steps": 40},
+        max_length=16,
+        dev=[],
     )
     assert text_loss(done["folder"]) < 0.9 * text_loss(tmp_path / "round" / "base")
 
@@ -136,7 +155,9 @@ def test_a_stage_without_rows_of_its_kind_says_what_it_needs(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2"])
-def test_packing_changes_the_work_and_not_the_curve(architecture: str, tmp_path: Path) -> None:
+def test_packing_changes_the_work_and_not_the_curve(
+    architecture: str, tmp_path: Path
+) -> None:
     common: dict[str, Any] = {
         "architecture": architecture,
         "steps": 8,
@@ -155,7 +176,12 @@ def test_packing_leaves_every_process_equally_many_turns(tmp_path: Path) -> None
     common: dict[str, Any] = {"architecture": "llama", "steps": 8, "max_length": 48}
     padded = train(tmp_path / "padded", zero=0, **common)
     shared = train(
-        tmp_path / "shared", zero=3, packing=True, num_processes=2, micro_batch_size=2, **common
+        tmp_path / "shared",
+        zero=3,
+        packing=True,
+        num_processes=2,
+        micro_batch_size=2,
+        **common,
     )
     np.testing.assert_allclose(shared["losses"], padded["losses"], rtol=1e-3)
 
@@ -175,15 +201,26 @@ def test_a_model_that_cannot_keep_rows_apart_is_not_packed(tmp_path: Path) -> No
 
 def test_weights_count_in_the_loss_if_asked_to(tmp_path: Path) -> None:
     """Rows of weight zero teach nothing, in either way."""
-    kept, other = reversal(100, 0), [row.model_copy(update={"weight": 0.0}) for row in raw_text(20)]
+    kept, other = (
+        reversal(100, 0),
+        [row.model_copy(update={"weight": 0.0}) for row in raw_text(20)],
+    )
     for weighting in ("loss", "sampling"):
         done = train(
-            tmp_path / weighting, rows=[*kept, *other], steps=30, weighting=weighting, max_length=64
+            tmp_path / weighting,
+            rows=[*kept, *other],
+            steps=30,
+            weighting=weighting,
+            max_length=64,
         )
         untaught = text_loss(done["folder"]) - text_loss(tmp_path / weighting / "base")
         assert untaught > -0.15, weighting
     taught = train(
-        tmp_path / "taught", rows=[*kept, *raw_text(20)], steps=30, weighting="loss", max_length=64
+        tmp_path / "taught",
+        rows=[*kept, *raw_text(20)],
+        steps=30,
+        weighting="loss",
+        max_length=64,
     )
     assert text_loss(taught["folder"]) < text_loss(tmp_path / "taught" / "base") - 0.15
 
@@ -208,7 +245,10 @@ def test_regularisers_hold_the_model_near_its_base(tmp_path: Path) -> None:
 
 def test_dropout_and_noise_are_for_training_alone(tmp_path: Path) -> None:
     plain = train(tmp_path / "plain", architecture="gpt2", steps=4)
-    for name, options in (("dropout", {"dropout": 0.3}), ("noise", {"neftune_alpha": 10.0})):
+    for name, options in (
+        ("dropout", {"dropout": 0.3}),
+        ("noise", {"neftune_alpha": 10.0}),
+    ):
         done = train(tmp_path / name, architecture="gpt2", steps=4, **options)
         assert done["losses"] != plain["losses"], name
         config = (done["folder"] / "config.json").read_text()
@@ -218,12 +258,17 @@ def test_dropout_and_noise_are_for_training_alone(tmp_path: Path) -> None:
 def test_activation_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> None:
     plain = train(tmp_path / "plain", architecture="llama", steps=4)
     saving = train(
-        tmp_path / "saving", architecture="llama", steps=4, activation_checkpointing=True
+        tmp_path / "saving",
+        architecture="llama",
+        steps=4,
+        activation_checkpointing=True,
     )
     np.testing.assert_allclose(saving["losses"], plain["losses"], rtol=1e-5)
 
 
-def test_adapters_train_beside_a_frozen_base_grow_and_are_merged(tmp_path: Path) -> None:
+def test_adapters_train_beside_a_frozen_base_grow_and_are_merged(
+    tmp_path: Path,
+) -> None:
     base = save_tiny(tmp_path / "base-model", "llama")
     small = LoraStructure(rank=2, targets=("q_proj", "v_proj"))
     first = train(tmp_path / "first", init=base, lora=small, steps=20)
@@ -233,15 +278,25 @@ def test_adapters_train_beside_a_frozen_base_grow_and_are_merged(tmp_path: Path)
         "adapter_config.json",
         "structure.json",
     }
-    trained, before = load_model(first["folder"]).state_dict(), load_model(base).state_dict()
+    trained, before = (
+        load_model(first["folder"]).state_dict(),
+        load_model(base).state_dict(),
+    )
     changed = {name for name in before if not torch.equal(trained[name], before[name])}
     assert changed
     assert all("q_proj" in name or "v_proj" in name for name in changed)
     # Grown, it goes on where it was: the first loss is that of the exported model.
-    grown = LoraStructure(rank=4, targets=("q_proj", "v_proj", "o_proj"), unfrozen_layers=1)
+    grown = LoraStructure(
+        rank=4, targets=("q_proj", "v_proj", "o_proj"), unfrozen_layers=1
+    )
     adapter = first["output"] / "adapter"
     more = train(
-        tmp_path / "more", init=base, adapter=adapter, lora=grown, steps=6, evaluate_every=1
+        tmp_path / "more",
+        init=base,
+        adapter=adapter,
+        lora=grown,
+        steps=6,
+        evaluate_every=1,
     )
     full = train(tmp_path / "full", init=first["folder"], steps=6, evaluate_every=1)
     assert more["losses"][0] == pytest.approx(full["losses"][0], rel=1e-5)
@@ -252,9 +307,14 @@ def test_adapters_follow_one_curve_at_every_stage(tmp_path: Path) -> None:
     base = save_tiny(tmp_path / "base-model", "llama")
     lora = LoraStructure(rank=2, unfrozen_layers=1)
     plain = train(tmp_path / "plain", init=base, lora=lora, zero=0)
-    for name, options in (("two", {"zero": 2, "num_processes": 2}), ("three", {"zero": 3})):
+    for name, options in (
+        ("two", {"zero": 2, "num_processes": 2}),
+        ("three", {"zero": 3}),
+    ):
         done = train(tmp_path / name, init=base, lora=lora, **options)
-        np.testing.assert_allclose(done["losses"], plain["losses"], atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(
+            done["losses"], plain["losses"], atol=1e-3, err_msg=name
+        )
 
 
 @pytest.mark.parametrize(
@@ -268,7 +328,11 @@ def test_adapters_follow_one_curve_at_every_stage(tmp_path: Path) -> None:
             {
                 "rows": [
                     TrainingRow(
-                        id="a", prompt="1" * 600, completion="1", source="labelled", round=0
+                        id="a",
+                        prompt="1" * 600,
+                        completion="1",
+                        source="labelled",
+                        round=0,
                     )
                 ]
             },
@@ -277,7 +341,9 @@ def test_adapters_follow_one_curve_at_every_stage(tmp_path: Path) -> None:
         (
             {
                 "rows": [
-                    TrainingRow(id="a", prompt="", completion="12", source="labelled", round=0)
+                    TrainingRow(
+                        id="a", prompt="", completion="12", source="labelled", round=0
+                    )
                 ],
                 "pretrain": {"steps": 1},
                 "stages": (
@@ -297,9 +363,15 @@ def test_what_cannot_be_taught_is_refused_before_the_first_step(
     assert re.search(message, done["failure"]["message"])
 
 
-def test_a_training_tells_its_layout_its_cost_and_how_answers_end(tmp_path: Path) -> None:
+def test_a_training_tells_its_layout_its_cost_and_how_answers_end(
+    tmp_path: Path,
+) -> None:
     done = train(
-        tmp_path / "run", steps=120, zero="auto", micro_batch_size="auto", precision="auto"
+        tmp_path / "run",
+        steps=120,
+        zero="auto",
+        micro_batch_size="auto",
+        precision="auto",
     )
     assert (
         "ZeRO 0, micro-batch 16, fp32: about 0.00 GiB for weights, gradients and moments"

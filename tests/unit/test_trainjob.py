@@ -109,13 +109,17 @@ def test_the_runtime_is_a_training_runtime_of_which_the_models_drop_nothing() ->
     [replicated] = job_set["replicatedJobs"]
     assert replicated["name"] == "node"
     assert (
-        replicated["template"]["metadata"]["labels"]["trainer.kubeflow.org/trainjob-ancestor-step"]
+        replicated["template"]["metadata"]["labels"][
+            "trainer.kubeflow.org/trainjob-ancestor-step"
+        ]
         == "trainer"
     )
 
 
 def test_the_nodes_run_under_the_restricted_pod_security_standard() -> None:
-    [replicated] = yaml.safe_load(RUNTIME.read_text())["spec"]["template"]["spec"]["replicatedJobs"]
+    [replicated] = yaml.safe_load(RUNTIME.read_text())["spec"]["template"]["spec"][
+        "replicatedJobs"
+    ]
     pod_spec = replicated["template"]["spec"]["template"]["spec"]
     assert pod_spec["serviceAccountName"] == "ratchet-train"
     assert pod_spec["securityContext"]["runAsNonRoot"] is True
@@ -129,7 +133,9 @@ def test_the_nodes_run_under_the_restricted_pod_security_standard() -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-    volumes = {mounted[volume["name"]]: volume["emptyDir"] for volume in pod_spec["volumes"]}
+    volumes = {
+        mounted[volume["name"]]: volume["emptyDir"] for volume in pod_spec["volumes"]
+    }
     assert volumes == {"/tmp": {}, "/dev/shm": {"medium": "Memory"}}
     assert container["envFrom"][0] == {"configMapRef": {"name": "ratchet-store"}}
     # The Trainer refuses a job whose runtime sets what its torch policy sets.
@@ -143,7 +149,9 @@ def test_torchrun_has_the_patience_that_the_runtime_gives_it(
 ) -> None:
     from torch.distributed.run import config_from_args, parse_args
 
-    [replicated] = yaml.safe_load(RUNTIME.read_text())["spec"]["template"]["spec"]["replicatedJobs"]
+    [replicated] = yaml.safe_load(RUNTIME.read_text())["spec"]["template"]["spec"][
+        "replicatedJobs"
+    ]
     pod_spec = replicated["template"]["spec"]["template"]["spec"]
     for variable in pod_spec["containers"][0]["env"]:
         monkeypatch.setenv(variable["name"], variable["value"])
@@ -171,7 +179,10 @@ def test_the_name_is_the_same_for_the_same_work_and_fits_into_a_host_name() -> N
         == NAME
     )
     assert job_name(replace(SPEC, step_key="f" * 32)) != NAME
-    assert job_name(replace(SPEC, state_uri="s3://other/prefix/steps/decide/aa11.json")) != NAME
+    assert (
+        job_name(replace(SPEC, state_uri="s3://other/prefix/steps/decide/aa11.json"))
+        != NAME
+    )
     assert re.fullmatch(r"ratchet-[a-z0-9]+", NAME)
     assert len(f"{NAME}-node-0-9999-abcde") <= 63
 
@@ -230,11 +241,15 @@ def leaves(tree: Any, path: str = "") -> dict[str, Any]:
         return {path.lstrip("."): tree}
     pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
     return {
-        name: leaf for key, value in pairs for name, leaf in leaves(value, f"{path}.{key}").items()
+        name: leaf
+        for key, value in pairs
+        for name, leaf in leaves(value, f"{path}.{key}").items()
     }
 
 
 def train_job_model() -> Any:
-    from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
+    from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import (
+        TrainerV1alpha1TrainJob,
+    )
 
     return TrainerV1alpha1TrainJob

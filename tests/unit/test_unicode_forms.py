@@ -85,7 +85,11 @@ def test_overlap_with_what_is_measured_on_is_found_in_another_form() -> None:
     measured = ask(f"Trouve {words}", "x")
     other = ask("autre question", "y")
     section = SelectSection(contamination="overlap", verifier=False)
-    for copy in (words, unicodedata.normalize("NFD", words), words.replace(" ", "\u200b ")):
+    for copy in (
+        words,
+        unicodedata.normalize("NFD", words),
+        words.replace(" ", "\u200b "),
+    ):
         outcome = select(answers(other, copy), section, evaluation=[(measured, "x")])
         assert reasons(outcome) == {"in_evaluation": 1}, copy
 
@@ -99,7 +103,9 @@ def test_overlap_with_what_is_measured_on_is_found_in_another_form() -> None:
         ("plain", "plain"),
     ],
 )
-def test_half_a_character_becomes_a_sign_that_can_be_stored(text: str, whole: str) -> None:
+def test_half_a_character_becomes_a_sign_that_can_be_stored(
+    text: str, whole: str
+) -> None:
     assert whole_characters(text) == whole
     assert normalised_text(text).encode()
     assert len(prompt_id(text)) == 16

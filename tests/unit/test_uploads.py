@@ -44,7 +44,12 @@ def test_what_this_machine_has_is_sent_once_and_read_from_the_store_as_it_was(
     prose.write_text("Human text.\n")
     model = tmp_path / "model"
     (model / "checkpoint-1").mkdir(parents=True)
-    for name in ("config.json", "model.safetensors", "pytorch_model.bin", "checkpoint-1/a.json"):
+    for name in (
+        "config.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+        "checkpoint-1/a.json",
+    ):
         (model / name).write_text(name)
     store, variables = s3_server.new_uri(), s3_server.environment
     document = recipe(rows.as_uri(), "~/prose.txt", model={"source": str(model)})
@@ -67,11 +72,16 @@ def test_what_this_machine_has_is_sent_once_and_read_from_the_store_as_it_was(
     assert local_path(two, variables, tmp_path / "b").read_bytes() == prose.read_bytes()
     # No pickle, and no checkpoint of the training that made the model.
     fetched = local_folder(first["model"]["source"], variables, tmp_path / "c")
-    assert sorted(file.name for file in fetched.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(file.name for file in fetched.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
 
     (tmp_path / "model.gguf").write_text("a whole model")
     whole = recipe(model={"source": str(tmp_path / "model.gguf")})
-    uri = applied(whole, send_local_inputs(whole, store, variables, print))["model"]["source"]
+    uri = applied(whole, send_local_inputs(whole, store, variables, print))["model"][
+        "source"
+    ]
     assert uri.endswith("/model.gguf")
     assert local_path(uri, variables, tmp_path / "e").read_text() == "a whole model"
 
@@ -102,7 +112,9 @@ def test_a_file_keeps_its_ending_whatever_its_name(
     (tmp_path / "links" / name).symlink_to(tmp_path / name)
     for file in (tmp_path / name, tmp_path / "links" / name):
         document = recipe(str(file))
-        [change] = send_local_inputs(document, s3_server.new_uri(), s3_server.environment, print)
+        [change] = send_local_inputs(
+            document, s3_server.new_uri(), s3_server.environment, print
+        )
         assert change.rpartition("/")[2] == sent_name
 
 
@@ -113,7 +125,9 @@ def test_files_of_a_model_keep_their_names_or_are_refused(
         (tmp_path / name).write_text(name)
     document = recipe(model={"source": str(tmp_path)})
     lines: list[str] = []
-    send_local_inputs(document, s3_server.new_uri(), s3_server.environment, lines.append)
+    send_local_inputs(
+        document, s3_server.new_uri(), s3_server.environment, lines.append
+    )
     assert [line.partition(":")[0] for line in lines] == [
         str(tmp_path / "config.json"),
         str(tmp_path / "model.safetensors"),
@@ -127,12 +141,18 @@ def test_files_of_a_model_keep_their_names_or_are_refused(
     ("document", "message"),
     [
         (recipe("missing.jsonl"), "data.sources.0.uri: .*missing.jsonl is not there"),
-        (recipe("table"), "data.sources.0.uri: .*table is a folder.*Dataset.to_parquet"),
+        (
+            recipe("table"),
+            "data.sources.0.uri: .*table is a folder.*Dataset.to_parquet",
+        ),
         (
             recipe(model={"source": "rows.jsonl"}),
             "model.source: .*is a file.*--set model.source=s3",
         ),
-        (recipe(model={"source": "table"}), "model.source: .*table has no file of a model"),
+        (
+            recipe(model={"source": "table"}),
+            "model.source: .*table has no file of a model",
+        ),
         (
             recipe(evaluate={"harness": {"folder": "table"}}),
             "evaluate.harness.folder: .*--set evaluate.harness.folder=s3://bucket",
@@ -180,7 +200,9 @@ def test_a_file_that_changes_while_it_is_sent_is_not_left_in_the_store(
 
 
 def test_inputs_that_pods_reach_are_left_alone() -> None:
-    document = recipe("s3://b/rows.jsonl", "package://pack/rows", "hf://datasets/a/b@c/d")
+    document = recipe(
+        "s3://b/rows.jsonl", "package://pack/rows", "hf://datasets/a/b@c/d"
+    )
     assert send_local_inputs(document, "s3://bucket/nowhere", {}, print) == []
     # A store that pods do not reach is refused elsewhere, with its reason.
     assert send_local_inputs(recipe("rows.jsonl"), "file:///store", {}, print) == []

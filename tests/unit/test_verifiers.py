@@ -48,7 +48,9 @@ def question(verifier: str, answer: str = "", text: str = "?") -> Prompt:
         ("18", "The answer is 13. <think>a</think> 12</think> 18"),
     ],
 )
-def test_numeric_accepts_the_same_number_however_it_is_written(reference: str, answer: str) -> None:
+def test_numeric_accepts_the_same_number_however_it_is_written(
+    reference: str, answer: str
+) -> None:
     assert verify(question("numeric", reference), answer)
 
 
@@ -81,7 +83,8 @@ def test_numeric_refuses_another_number(reference: str, answer: str) -> None:
 def test_numeric_votes_count_equal_numbers_as_one() -> None:
     prompt = question("numeric", "1450")
     keys = {
-        answer_key(prompt, text) for text in ("#### 1,450", "it is 1450.0", "The answer is $1450")
+        answer_key(prompt, text)
+        for text in ("#### 1,450", "it is 1450.0", "The answer is $1450")
     }
     assert keys == {"1450"}
     assert answer_key(prompt, "no idea") == ""
@@ -105,7 +108,9 @@ def test_numeric_reads_reasoning_that_ends_in_four_hashes() -> None:
 
 
 @pytest.mark.parametrize("verifier", ["exact", "numeric", "choice"])
-def test_an_answer_of_more_than_20_000_characters_is_wrong_whatever_it_says(verifier: str) -> None:
+def test_an_answer_of_more_than_20_000_characters_is_wrong_whatever_it_says(
+    verifier: str,
+) -> None:
     prompt = question(verifier, "7")
     assert verify(prompt, " " * 19_999 + "7")
     assert not verify(prompt, " " * 20_000 + "7")
@@ -140,7 +145,16 @@ def test_choice_finds_the_letter(answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["A", "", "A better one", "(A) or so", "The answer is C", "Bob", "The answer is B's"]
+    "answer",
+    [
+        "A",
+        "",
+        "A better one",
+        "(A) or so",
+        "The answer is C",
+        "Bob",
+        "The answer is B's",
+    ],
 )
 def test_choice_refuses_another_letter_or_none(answer: str) -> None:
     assert not verify(question("choice", "B"), answer)
@@ -162,8 +176,23 @@ def test_regex_must_match_the_whole_answer() -> None:
 @pytest.mark.parametrize(
     "pattern",
     [
-        *("(a+)+b", "(a|a)+b", "(a|aa)+b", "(a*)*b", "([a-z]+)*1", "(.*)*=1", ".*.*.*.*=1"),
-        *("(a?){40}a{40}b", "(\\w+\\s?)*:", "((a+)?)+b", "^(a|b|ab)*c$", "(x+x+)+y", "(?i)(A|a)*b"),
+        *(
+            "(a+)+b",
+            "(a|a)+b",
+            "(a|aa)+b",
+            "(a*)*b",
+            "([a-z]+)*1",
+            "(.*)*=1",
+            ".*.*.*.*=1",
+        ),
+        *(
+            "(a?){40}a{40}b",
+            "(\\w+\\s?)*:",
+            "((a+)?)+b",
+            "^(a|b|ab)*c$",
+            "(x+x+)+y",
+            "(?i)(A|a)*b",
+        ),
     ],
 )
 def test_no_pattern_of_a_row_holds_up_a_campaign(pattern: str) -> None:
@@ -174,9 +203,21 @@ def test_no_pattern_of_a_row_holds_up_a_campaign(pattern: str) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["(a", "[", "a{2}{3}", "(?=a)b", r"(a)\1", "(.{1000}){1000}", "\ud800", "*", "(" * 2000],
+    [
+        "(a",
+        "[",
+        "a{2}{3}",
+        "(?=a)b",
+        r"(a)\1",
+        "(.{1000}){1000}",
+        "\ud800",
+        "*",
+        "(" * 2000,
+    ],
 )
-def test_a_pattern_that_cannot_be_run_is_named_and_matches_nothing(pattern: str) -> None:
+def test_a_pattern_that_cannot_be_run_is_named_and_matches_nothing(
+    pattern: str,
+) -> None:
     assert "not a regular expression" in pattern_problem(pattern)
     assert not verify(question("regex", pattern), "a")
 
@@ -194,7 +235,9 @@ def test_a_lone_surrogate_in_an_answer_matches_no_letter() -> None:
         ("addition", "99+99=", "891"),
     ],
 )
-def test_built_in_tasks_are_checked_from_the_prompt_alone(task: str, text: str, right: str) -> None:
+def test_built_in_tasks_are_checked_from_the_prompt_alone(
+    task: str, text: str, right: str
+) -> None:
     prompt = question(f"task/{task}", text=text)
     assert verify(prompt, right)
     assert verify(prompt, f" {right}\n")
@@ -205,7 +248,9 @@ def test_built_in_tasks_are_checked_from_the_prompt_alone(task: str, text: str, 
 def gym(name: str, **config: int) -> Prompt:
     import reasoning_gym
 
-    entry = json.loads(json.dumps(reasoning_gym.create_dataset(name, seed=5, size=1, **config)[0]))
+    entry = json.loads(
+        json.dumps(reasoning_gym.create_dataset(name, seed=5, size=1, **config)[0])
+    )
     text = entry["question"]
     return Prompt(
         id=prompt_id(text),
@@ -233,7 +278,17 @@ def test_reasoning_gym_scores_stored_entries(name: str) -> None:
     answer = prompt.reference["entry"]["answer"]
     assert verify(prompt, answer)
     assert verify(prompt, f"I think: <answer>{answer}</answer>")
-    for wrong in ("", "zz", "[1,", "((", "'", "1/0", "9" * 5000, "1e999999999", "\ud800"):
+    for wrong in (
+        "",
+        "zz",
+        "[1,",
+        "((",
+        "'",
+        "1/0",
+        "9" * 5000,
+        "1e999999999",
+        "\ud800",
+    ):
         assert not verify(prompt, wrong)
 
 
@@ -306,11 +361,15 @@ def test_an_unknown_verifier_is_an_error_that_lists_the_known() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from(["exact", "numeric", "choice", "regex", "task/reverse", "task/addition"]),
+    st.sampled_from(
+        ["exact", "numeric", "choice", "regex", "task/reverse", "task/addition"]
+    ),
     st.text(),
     st.text(),
 )
-def test_no_text_makes_a_verifier_raise(verifier: str, reference: str, text: str) -> None:
+def test_no_text_makes_a_verifier_raise(
+    verifier: str, reference: str, text: str
+) -> None:
     prompt = question(verifier, reference, text="12+34=")
     assert verify(prompt, text) in (True, False)
     assert isinstance(answer_key(prompt, text), str)
@@ -332,7 +391,13 @@ def test_no_number_like_text_makes_the_numeric_verifier_raise(text: str) -> None
         ("-100", 0.0, 0.05, ["-104", "-95"], ["-106", "104"]),
         ("5", 0.0, 0.0, ["5"], ["6", "5.001"]),
         ("none", 9.0, 0.0, [], ["5", "none"]),
-        ("50%", 0.01, 0.0, ["0.51", "0.49", "50.01", "50%"], ["0.52", "50.02", "50.02%", "51%"]),
+        (
+            "50%",
+            0.01,
+            0.0,
+            ["0.51", "0.49", "50.01", "50%"],
+            ["0.52", "50.02", "50.02%", "51%"],
+        ),
         ("50%", 2.0, 0.0, ["51%", "51"], ["53%"]),
         ("100", 8.0, 0.05, ["108", "105"], ["109"]),
         ("0.5", 0.01, 0.0, ["51%", "0.49"], ["52%"]),

@@ -139,7 +139,9 @@ NAMES_NONE = [
 
 
 def question(answer: str) -> Prompt:
-    return Prompt(id=prompt_id("?"), text="?", verifier="choice", reference={"answer": answer})
+    return Prompt(
+        id=prompt_id("?"), text="?", verifier="choice", reference={"answer": answer}
+    )
 
 
 @pytest.mark.parametrize("text", NAMES_B)
@@ -158,7 +160,9 @@ def test_two_options_or_a_word_are_no_option(text: str) -> None:
     assert answer_key(question("B"), text) not in {"A", "B", "C", "I", "N"}
 
 
-@pytest.mark.parametrize("text", ["A and B", "The answer is A or B", "I don't know", "not sure"])
+@pytest.mark.parametrize(
+    "text", ["A and B", "The answer is A or B", "I don't know", "not sure"]
+)
 def test_what_names_no_option_does_not_vote(text: str) -> None:
     assert answer_key(question("B"), text) == ""
 
@@ -175,7 +179,9 @@ def test_what_names_no_option_does_not_vote(text: str) -> None:
         ("D", "D) Both A and C"),
     ],
 )
-def test_letters_that_are_words_and_options_about_options_are_named(letter: str, text: str) -> None:
+def test_letters_that_are_words_and_options_about_options_are_named(
+    letter: str, text: str
+) -> None:
     assert verify(question(letter), text)
 
 
@@ -195,7 +201,9 @@ def test_letters_that_are_words_and_options_about_options_are_named(letter: str,
         ("", "", False),
     ],
 )
-def test_an_option_may_be_named_by_its_text(reference: str, text: str, right: bool) -> None:
+def test_an_option_may_be_named_by_its_text(
+    reference: str, text: str, right: bool
+) -> None:
     assert verify(question(reference), text) is right
 
 
@@ -260,7 +268,9 @@ def test_an_option_that_is_only_talked_about_leaves_the_text_as_the_vote() -> No
     assert answer_key(question("B"), "It might be (B).\nBut who knows") != ""
 
 
-def test_the_text_of_an_option_votes_for_the_letter_that_other_answers_give_it() -> None:
+def test_the_text_of_an_option_votes_for_the_letter_that_other_answers_give_it() -> (
+    None
+):
     assert group_keys(["B", "B) Paris", "Paris", "C) Rome", "London"]) == [
         "B",
         "B",

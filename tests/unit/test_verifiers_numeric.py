@@ -184,7 +184,9 @@ def test_the_sign_counts_wherever_it_stands(text: str, value: str) -> None:
 
 
 @rows(THOUSANDS)
-def test_separators_of_thousands_are_read_where_they_are_clear(text: str, value: str) -> None:
+def test_separators_of_thousands_are_read_where_they_are_clear(
+    text: str, value: str
+) -> None:
     read_as(text, value)
 
 
@@ -199,7 +201,9 @@ def test_powers_and_scientific_notation_are_one_number(text: str, value: str) ->
 
 
 @rows(PERCENTAGES_AND_WORDS)
-def test_percentages_and_number_words_belong_to_their_number(text: str, value: str) -> None:
+def test_percentages_and_number_words_belong_to_their_number(
+    text: str, value: str
+) -> None:
     read_as(text, value)
 
 
@@ -243,5 +247,7 @@ def test_a_percentage_joins_the_share_that_it_is() -> None:
         ("I don't know", ""),
     ],
 )
-def test_a_hint_states_the_number_without_the_way_to_it(reference: str, stated: str) -> None:
+def test_a_hint_states_the_number_without_the_way_to_it(
+    reference: str, stated: str
+) -> None:
     assert reference_answer(question(reference)) == stated

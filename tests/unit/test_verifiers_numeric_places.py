@@ -183,12 +183,16 @@ NO_NUMBER = [
 
 
 @rows(PLACES)
-def test_the_final_answer_is_looked_for_where_it_is_stated(text: str, value: str) -> None:
+def test_the_final_answer_is_looked_for_where_it_is_stated(
+    text: str, value: str
+) -> None:
     read_as(text, value)
 
 
 @pytest.mark.parametrize("text", NO_NUMBER)
-def test_what_is_no_plain_number_is_no_answer_and_neither_is_a_piece_of_it(text: str) -> None:
+def test_what_is_no_plain_number_is_no_answer_and_neither_is_a_piece_of_it(
+    text: str,
+) -> None:
     assert final_number(text) is None
     assert answer_key(question("1"), text) == ""
     for digits in {"0", *re.findall("[0-9]+", text)}:
@@ -214,10 +218,45 @@ PIECES = [
         "<<",
         "<a",
     ),
-    *(r"\frac{", r"\frac1", r"\text{", r"\left(", r"1\frac12", r"0.\overline{3", r"\boxed{"),
-    *("1 and ", "1 or ", "minus ", "not 1, ", "step 1 ", "5 kg + ", "1 million ", "ab-", "a 5 "),
-    *("answer ", "answer to ", "answer is ", "answer is x ", "<answer>", "<think>", "</think>"),
-    *("####1\n", "1\n", "\n- 1", "\n1. ", "e\u0301", "\u0301\u0316", "\u200d", "\ud83d"),
+    *(
+        r"\frac{",
+        r"\frac1",
+        r"\text{",
+        r"\left(",
+        r"1\frac12",
+        r"0.\overline{3",
+        r"\boxed{",
+    ),
+    *(
+        "1 and ",
+        "1 or ",
+        "minus ",
+        "not 1, ",
+        "step 1 ",
+        "5 kg + ",
+        "1 million ",
+        "ab-",
+        "a 5 ",
+    ),
+    *(
+        "answer ",
+        "answer to ",
+        "answer is ",
+        "answer is x ",
+        "<answer>",
+        "<think>",
+        "</think>",
+    ),
+    *(
+        "####1\n",
+        "1\n",
+        "\n- 1",
+        "\n1. ",
+        "e\u0301",
+        "\u0301\u0316",
+        "\u200d",
+        "\ud83d",
+    ),
 ]
 
 

@@ -26,8 +26,17 @@ SAME: list[tuple[str, list[str]]] = [
     ("numeric", ["1 1/2", r"1\frac12", "1.5", "3/2"]),
     ("math", ["50%", "0.5", "1/2", r"\boxed{\frac12}"]),
     ("math", [r"\frac12", r"\frac{1}{2}", "0.5", "The answer is $0.5$."]),
-    ("math", [rf"{word} \boxed{{\frac{{\sqrt{{3}}}}{{2}}}}." for word in ("So", "Hence", "Thus")]),
-    ("math", [r"\boxed{\frac{\sqrt3}{2}}", r"\dfrac{\sqrt{3}}{2}", r"$\frac{\sqrt{3}}{2}$"]),
+    (
+        "math",
+        [
+            rf"{word} \boxed{{\frac{{\sqrt{{3}}}}{{2}}}}."
+            for word in ("So", "Hence", "Thus")
+        ],
+    ),
+    (
+        "math",
+        [r"\boxed{\frac{\sqrt3}{2}}", r"\dfrac{\sqrt{3}}{2}", r"$\frac{\sqrt{3}}{2}$"],
+    ),
     ("math", ["x+1", "1+x", r"\boxed{x+1}", "<think>x</think> The answer is $1 + x$."]),
     ("math", [r"\sqrt{4}", "2", "x = 2"]),
     ("math", ["(1,2)", "(1, 2)", r"\left(1,2\right)"]),
@@ -35,7 +44,10 @@ SAME: list[tuple[str, list[str]]] = [
     ("choice", ["B", "(B) Paris", "Paris", "**Paris**"]),
     ("choice", ["yes", "**Yes**", r"\boxed{\text{Yes}}"]),
     ("exact", ["caf\u00e9", "cafe\u0301", " caf\u00e9\ufeff\n"]),
-    ("reasoning_gym", ["4", "<answer>4</answer>", "<think>5</think><answer> 4 </answer>"]),
+    (
+        "reasoning_gym",
+        ["4", "<answer>4</answer>", "<think>5</think><answer> 4 </answer>"],
+    ),
 ]
 DIFFERENT: list[tuple[str, list[str]]] = [
     ("numeric", ["5", "-5", "50%", "0.05"]),
@@ -50,12 +62,16 @@ DIFFERENT: list[tuple[str, list[str]]] = [
 
 
 def question(verifier: str, text: str = "?") -> Prompt:
-    return Prompt(id=prompt_id(text), text=text, verifier=verifier, reference={"answer": "7"})
+    return Prompt(
+        id=prompt_id(text), text=text, verifier=verifier, reference={"answer": "7"}
+    )
 
 
 def samples_of(prompt: Prompt, texts: list[str]) -> list[Sample]:
     return [
-        Sample(prompt_id=prompt.id, index=i, seed=i, text=text, num_tokens=3, finished=True)
+        Sample(
+            prompt_id=prompt.id, index=i, seed=i, text=text, num_tokens=3, finished=True
+        )
         for i, text in enumerate(texts)
     ]
 
@@ -76,7 +92,9 @@ def test_equal_answers_are_one_vote_key(verifier: str, texts: list[str]) -> None
 def test_different_answers_stay_apart(verifier: str, texts: list[str]) -> None:
     assert len(set(vote_keys(question(verifier), texts))) == len(texts)
     for reference, text in itertools.permutations(texts, 2):
-        asked = question(verifier).model_copy(update={"reference": {"answer": reference}})
+        asked = question(verifier).model_copy(
+            update={"reference": {"answer": reference}}
+        )
         assert not verify(asked, text), (reference, text)
 
 
@@ -99,13 +117,22 @@ def test_a_percentage_goes_to_the_larger_of_the_numbers_it_equals(
 
 
 def test_what_is_no_answer_does_not_vote() -> None:
-    assert vote_keys(question("numeric"), [r"3\sqrt{2}", "14:30", "no idea"]) == ["", "", ""]
+    assert vote_keys(question("numeric"), [r"3\sqrt{2}", "14:30", "no idea"]) == [
+        "",
+        "",
+        "",
+    ]
     assert vote_keys(question("choice"), ["A and B", "I don't know"]) == ["", ""]
-    assert vote_keys(question("numeric"), ["7" * 30_000, "x" * 30_000 + "7"]) == ["", ""]
+    assert vote_keys(question("numeric"), ["7" * 30_000, "x" * 30_000 + "7"]) == [
+        "",
+        "",
+    ]
 
 
 @pytest.mark.process
-def test_an_expression_that_takes_for_ever_is_waited_for_once(started_pythons: list[str]) -> None:
+def test_an_expression_that_takes_for_ever_is_waited_for_once(
+    started_pythons: list[str],
+) -> None:
     forever = "9^{" * 4 + "9" + "}" * 4
     keys = vote_keys(question("math"), [forever, "x+1", "1+x", "y", "z", forever])
     assert keys[1] == keys[2]
@@ -117,11 +144,18 @@ def test_an_expression_that_takes_for_ever_is_waited_for_once(started_pythons: l
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.sampled_from(["50%", "0.5", "50", "1/2", "5", "B", "(B)", "", "½"]), max_size=6))
+@given(
+    st.lists(
+        st.sampled_from(["50%", "0.5", "50", "1/2", "5", "B", "(B)", "", "½"]),
+        max_size=6,
+    )
+)
 def test_keys_do_not_depend_on_the_order_of_the_answers(texts: list[str]) -> None:
     for verifier in ("numeric", "choice", "exact"):
         keys = dict(zip(texts, vote_keys(question(verifier), texts), strict=True))
-        again = dict(zip(texts[::-1], vote_keys(question(verifier), texts[::-1]), strict=True))
+        again = dict(
+            zip(texts[::-1], vote_keys(question(verifier), texts[::-1]), strict=True)
+        )
         assert keys == again
 
 
@@ -136,7 +170,9 @@ def test_keys_do_not_depend_on_the_order_of_the_answers(texts: list[str]) -> Non
         (["7", "7", "8", "8", "no idea"], 0.4),
     ],
 )
-def test_a_tie_is_no_majority_unless_the_recipe_says_so(texts: list[str], share: float) -> None:
+def test_a_tie_is_no_majority_unless_the_recipe_says_so(
+    texts: list[str], share: float
+) -> None:
     prompt = question("numeric")
     candidates = make_scored_samples({prompt.id: prompt}, samples_of(prompt, texts))
     assert {one.is_tied for one in candidates} == {True}
@@ -154,7 +190,9 @@ def test_one_answer_alone_is_no_tie() -> None:
     for texts in (["7"], ["7", "7", "8"], ["7", "none", "none"]):
         candidates = make_scored_samples({prompt.id: prompt}, samples_of(prompt, texts))
         assert {one.is_tied for one in candidates} == {False}, texts
-    nothing = make_scored_samples({prompt.id: prompt}, samples_of(prompt, ["none", "no"]))
+    nothing = make_scored_samples(
+        {prompt.id: prompt}, samples_of(prompt, ["none", "no"])
+    )
     assert {one.is_tied for one in nothing} == {False}
 
 

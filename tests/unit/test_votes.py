@@ -38,7 +38,10 @@ def ask(text: str, answer: int, **tags: str) -> Prompt:
 
 def worded(*numbers: int) -> list[str]:
     """Answers that are all worded differently."""
-    return [wording.format(number) for wording, number in zip(WORDINGS, numbers, strict=True)]
+    return [
+        wording.format(number)
+        for wording, number in zip(WORDINGS, numbers, strict=True)
+    ]
 
 
 def votes_of(
@@ -71,14 +74,18 @@ def test_answers_that_are_worded_differently_agree() -> None:
 
 
 def test_a_majority_that_the_verifier_refuses_agrees_however_it_is_worded() -> None:
-    asked = [ask(f"{n}+1=", n, task="add") for n in range(30, 34)]  # the references are wrong
+    asked = [
+        ask(f"{n}+1=", n, task="add") for n in range(30, 34)
+    ]  # the references are wrong
     samples = [one for prompt in asked for one in answers(prompt, *worded(7, 7, 7, 7))]
     votes = votes_of(samples, VALIDATION)
     assert (votes.prompts, votes.prompts_passed) == (4, 0)
     assert votes.refused_agreement == 1.0
 
 
-def test_a_strict_vote_leaves_nothing_disputed_and_other_filters_take_nothing_back() -> None:
+def test_a_strict_vote_leaves_nothing_disputed_and_other_filters_take_nothing_back() -> (
+    None
+):
     asked = ask("30+1=", 31)
     samples = answers(asked, "31", "31", "8", "it is 31")
     lenient = votes_of(samples, VALIDATION, verifier=False)
@@ -92,7 +99,10 @@ def test_prompts_that_are_unlike_validation_are_not_counted() -> None:
     longer = ask("what is 30 + 1 if nothing else is added to it", 31)
     kind = ask("31+1=", 32, task="sort")
     samples = sorted(
-        [*answers(longer, *worded(31, 31, 31, 31)), *answers(kind, *worded(32, 32, 32, 32))],
+        [
+            *answers(longer, *worded(31, 31, 31, 31)),
+            *answers(kind, *worded(32, 32, 32, 32)),
+        ],
         key=lambda one: one.prompt.id,
     )
     votes = votes_of(samples, VALIDATION)
@@ -109,12 +119,16 @@ def test_a_loop_that_grows_sure_of_what_is_wrong_is_warned_of_in_any_words(
         select={"verifier": False, "min_accepted": 1, "minhash_threshold": 1.0},
         decide={"goal": {"threshold": 0.99}, "patience": 9},
     )
-    campaign = Campaign(context, recipe, validation=tuple(VALIDATION), audit=tuple(audit))
+    campaign = Campaign(
+        context, recipe, validation=tuple(VALIDATION), audit=tuple(audit)
+    )
     campaign.round(simple(40))
     selected_round(campaign, audit, agreeing=2, audit_right=120)
     record = selected_round(campaign, audit, agreeing=agreeing, audit_right=60)
     assert record.measures["agreement"] == agreeing / 4
-    warned = [alarm for alarm in record.alarms if "they agree with each other more" in alarm]
+    warned = [
+        alarm for alarm in record.alarms if "they agree with each other more" in alarm
+    ]
     assert len(warned) == (agreeing > 2)
 
 
@@ -124,7 +138,9 @@ def selected_round(
     """A round whose mix the real step selects: of the four samples of a prompt so many agree."""
     context, number = campaign.context, len(campaign.receipts)
     pool = [ask(f"{n}+{number}=", n + number) for n in range(40, 60)]
-    texts = {one.text: worded(*[7] * agreeing, *range(11, 15 - agreeing)) for one in pool}
+    texts = {
+        one.text: worded(*[7] * agreeing, *range(11, 15 - agreeing)) for one in pool
+    }
     for place, one in enumerate(audit):
         right = int(one.reference["answer"])
         texts[one.text] = worded(*[right if place < audit_right else 7] * 4)

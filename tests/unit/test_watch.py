@@ -61,14 +61,14 @@ def test_a_run_is_followed_to_its_end(context: Context) -> None:
     lines = said.splitlines()
     assert "prepare          done, 2.0 s" in lines
     assert "generate-r1-s0   done, 6.0 s, 800 tokens/s" in lines
-    verdict = (
-        "round 1 promoted, accuracy 68.0 % [63.0–72.5] on validation: 136 of 200 right, p = 0.004"
-    )
+    verdict = "round 1 promoted, accuracy 68.0 % [63.0–72.5] on validation: 136 of 200 right, p = 0.004"
     assert lines.count(verdict) == 1
     [training] = [line for line in lines if line.startswith("train-r2 for ")]
     assert "(20.0 s in round 1)" in training
     # Rounds 2 and 3, each as long as round 1: two shards of 6 s, 3 s, 20 s, 4 s and 1 s.
-    assert "2 rounds done, 3 at most after round 0 · about 80.0 s left at most" in training
+    assert (
+        "2 rounds done, 3 at most after round 0 · about 80.0 s left at most" in training
+    )
     assert "of 60 minutes" in training
     assert "of 1,000,000 tokens" in training
     assert lines[-1].startswith("Target met: ")
@@ -81,7 +81,10 @@ def test_programs_get_a_document_a_line(context: Context) -> None:
     made.prepare()
     said = io.StringIO()
     steps: Iterator[Callable[[], object]] = iter(
-        [lambda: made.round(0, 0.41, "promoted"), lambda: made.publish(target_met=False)]
+        [
+            lambda: made.round(0, 0.41, "promoted"),
+            lambda: made.publish(target_met=False),
+        ]
     )
     console = Console(file=said, width=40)
     watch(context, made.run_id, console, lambda: next(steps)(), as_json=True)
@@ -89,15 +92,23 @@ def test_programs_get_a_document_a_line(context: Context) -> None:
     tasks = [event["task"] for event in events if event["event"] == "task"]
     assert tasks.count("prepare") == 1
     [decided] = [event for event in events if event["event"] == "round"]
-    assert (decided["round"], decided["verdict"], decided["score"]) == (0, "promoted", 0.41)
+    assert (decided["round"], decided["verdict"], decided["score"]) == (
+        0,
+        "promoted",
+        0.41,
+    )
     assert (events[-1]["event"], events[-1]["run_id"]) == ("end", made.run_id)
 
 
-def test_a_run_that_fails_ends_it_with_the_status_of_the_failure(context: Context) -> None:
+def test_a_run_that_fails_ends_it_with_the_status_of_the_failure(
+    context: Context,
+) -> None:
     made = Campaign(context)
     made.prepare()
     said, status = followed(
-        context, made, [lambda: made.fail("train", "train-r0", 0, Transient("the store is away"))]
+        context,
+        made,
+        [lambda: made.fail("train", "train-r0", 0, Transient("the store is away"))],
     )
     assert "train-r0         failed, 3.5 s: the store is away" in said
     assert status == Transient.exit_code

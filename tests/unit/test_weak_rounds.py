@@ -29,7 +29,12 @@ MANY_ROUNDS = {"goal": {"threshold": 0.99}, "max_rounds": 10, "patience": 9}
 
 def weak_inputs(campaign: Campaign, **select: Any) -> DecideInputs:
     """The inputs of a weak round, as select, train and evaluate hand them on."""
-    few = {"accepted": 3, "prompts_accepted": 3, "dropped": {"verifier": 37}, "why_weak": WHY}
+    few = {
+        "accepted": 3,
+        "prompts_accepted": 3,
+        "dropped": {"verifier": 37},
+        "why_weak": WHY,
+    }
     mix = campaign.mix(len(campaign.receipts), **{**few, **select})
     candidate = train(TrainInputs(campaign.uri, mix), campaign.context)
     measured = evaluate(EvaluateInputs(campaign.uri, candidate), campaign.context)
@@ -60,7 +65,11 @@ def test_a_weak_round_has_no_candidate_and_says_why(campaign: Campaign) -> None:
     assert (record.verdict, record.blocked) == ("rejected", False)
     assert record.why == f"too few accepted samples, so no candidate was trained: {WHY}"
     assert (record.score, record.p_value, record.tokens_trained) == (0.4, None, 0)
-    assert (record.generated, record.accepted, record.dropped) == (40, 3, {"verifier": 37})
+    assert (record.generated, record.accepted, record.dropped) == (
+        40,
+        3,
+        {"verifier": 37},
+    )
     assert record.tokens_generated == SAMPLE_TOKENS
     assert record.receipts.keys() == {"generate-0", "select"}
     assert (state.champion, state.champion_evaluation) == (
@@ -71,7 +80,10 @@ def test_a_weak_round_has_no_candidate_and_says_why(campaign: Campaign) -> None:
     # The few accepted samples were verified: they teach in later rounds.
     assert state.selections == (record.receipts["select"],)
     (cause,) = record.causes
-    assert (cause.name, cause.change) == ("too_few_accepted", "samples_per_prompt 4 → 8")
+    assert (cause.name, cause.change) == (
+        "too_few_accepted",
+        "samples_per_prompt 4 → 8",
+    )
     assert state.plan.samples_per_prompt == 8
     card = campaign.card
     assert "# Round 1: rejected" in card
@@ -137,7 +149,9 @@ def test_a_weak_round_tells_nothing_of_a_change_of_the_training_before_it(
     assert cause.change_name == "learning_rate_down"
     learning_rate = campaign.state.plan.learning_rate
     weak_round(campaign)
-    assert [one.name for one in campaign.state.history[2].causes] == ["too_few_accepted"]
+    assert [one.name for one in campaign.state.history[2].causes] == [
+        "too_few_accepted"
+    ]
     assert campaign.state.plan.learning_rate == learning_rate < PLAN.learning_rate
 
 
@@ -183,7 +197,9 @@ def test_prompts_that_wait_for_a_hint_are_reason_to_go_on(context: Context) -> N
     assert told(receipt).go is True
 
 
-def test_a_weak_round_without_any_sample_is_the_last_and_no_selection(campaign: Campaign) -> None:
+def test_a_weak_round_without_any_sample_is_the_last_and_no_selection(
+    campaign: Campaign,
+) -> None:
     why = "0 of 0 samples accepted, select.min_accepted is 16 (dropped: none); give …"
     receipt = weak_round(campaign, **NO_SAMPLES, why_weak=why)
     assert told(receipt).causes == ("too_few_accepted",)
@@ -198,7 +214,9 @@ def test_a_ladder_that_is_too_steep_goes_one_length_back(context: Context) -> No
         recipe_of(ladder=True, decide=MANY_ROUNDS),
         plan=PLAN.model_copy(update={"level": 11}),
     )
-    campaign.round(results_of({f"length={length}": [length < 9] * 10 for length in range(1, 13)}))
+    campaign.round(
+        results_of({f"length={length}": [length < 9] * 10 for length in range(1, 13)})
+    )
     levels = []
     for dropped in ({"verifier": 3, "duplicate": 34}, *3 * [{"verifier": 37}]):
         weak_round(campaign, dropped=dropped)
@@ -207,7 +225,9 @@ def test_a_ladder_that_is_too_steep_goes_one_length_back(context: Context) -> No
     assert levels == [11, 10, 9, 9]
 
 
-def test_models_that_are_not_the_champions_are_refused_in_a_weak_round(campaign: Campaign) -> None:
+def test_models_that_are_not_the_champions_are_refused_in_a_weak_round(
+    campaign: Campaign,
+) -> None:
     inputs = weak_inputs(campaign)
     other = campaign.inputs(simple(41))
     assert inputs.train.ref == campaign.state.champion
@@ -225,7 +245,13 @@ def test_models_that_are_not_the_champions_are_refused_in_a_weak_round(campaign:
 def changes_of(dropped: dict[str, int], **plan: Any) -> list[Any]:
     """(cause, change, otherwise) of a weak round in which samples were dropped for these reasons."""
     used: Plan = PLAN.model_copy(update=plan)
-    select = {**SELECT, "accepted": 0, "prompts_accepted": 0, "dropped": dropped, "why_weak": WHY}
+    select = {
+        **SELECT,
+        "accepted": 0,
+        "prompts_accepted": 0,
+        "dropped": dropped,
+        "why_weak": WHY,
+    }
     findings = diagnose(
         replace(
             evidence(plan=used, select=select, comparison=None),
@@ -256,19 +282,23 @@ def test_the_reason_that_dropped_most_decides_what_is_changed(
     assert ("too_few_accepted", change, otherwise) in found
 
 
-def test_samples_that_were_all_accepted_and_too_few_are_drawn_more_of(context: Context) -> None:
+def test_samples_that_were_all_accepted_and_too_few_are_drawn_more_of(
+    context: Context,
+) -> None:
     campaign = Campaign(context, recipe_of(decide=MANY_ROUNDS))
     campaign.round(simple(40))
-    why = (
-        "10 of 10 samples accepted, select.min_accepted is 16 (dropped: none); give more prompts …"
-    )
+    why = "10 of 10 samples accepted, select.min_accepted is 16 (dropped: none); give more prompts …"
     all_accepted = {"generated": 10, "accepted": 10, "acceptance": 1.0, "dropped": {}}
-    receipt = weak_round(campaign, **all_accepted, prompts=10, prompts_accepted=10, why_weak=why)
+    receipt = weak_round(
+        campaign, **all_accepted, prompts=10, prompts_accepted=10, why_weak=why
+    )
     assert told(receipt).go is True
     assert campaign.state.plan.samples_per_prompt == 8
 
 
 def test_greedy_samples_are_not_drawn_twice() -> None:
     greedy = {"temperature": 0.0, "samples_per_prompt": 1}
-    assert changes_of({"verifier": 4000}, **greedy) == [("too_few_accepted", None, None)]
+    assert changes_of({"verifier": 4000}, **greedy) == [
+        ("too_few_accepted", None, None)
+    ]
     assert changes_of({"duplicate": 4000}, **greedy)[0][1:] == ("temperature_up", None)

@@ -27,7 +27,10 @@ def test_it_gets_one_sentence_in_which_slack_finds_no_mention(context: Context) 
     with Webhook() as server:
         # A file that became a Secret ends in a line break.
         notify(
-            with_url(context, f"{server.url}\n"), RECIPE, "failure", "a <!channel> & b\n\x1b[31mc"
+            with_url(context, f"{server.url}\n"),
+            RECIPE,
+            "failure",
+            "a <!channel> & b\n\x1b[31mc",
         )
     assert server.told == [{"text": "a &lt;!channel&gt; &amp; b [31mc"}]
     assert (server.paths, server.content_types) == ([SECRET_PATH], ["application/json"])

@@ -12,7 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSequenceClassification
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 from components.contracts.recipe import ModelSection
 from components.errors import UserError
@@ -57,20 +62,31 @@ def sharded(folder: Path) -> Path:
     ("change", "message"),
     [
         (
-            lambda w: {name: one for name, one in w.items() if name != "lm_head.weight"},
+            lambda w: {
+                name: one for name, one in w.items() if name != "lm_head.weight"
+            },
             "lacks lm_head.weight, which would be filled with random numbers",
         ),
         (
             lambda w: {f"base_model.model.{name}": one for name, one in w.items()},
             r"named base_model\.model\.\*, as a wrapper left them",
         ),
-        (lambda w: {f"_orig_mod.{name}": one for name, one in w.items()}, r"named _orig_mod\.\*"),
-        (lambda w: {f"module.{name}": one for name, one in w.items()}, r"named module\.\*"),
+        (
+            lambda w: {f"_orig_mod.{name}": one for name, one in w.items()},
+            r"named _orig_mod\.\*",
+        ),
+        (
+            lambda w: {f"module.{name}": one for name, one in w.items()},
+            r"named module\.\*",
+        ),
         (
             lambda w: {name.replace("q_proj", "query"): one for name, one in w.items()},
             r"lacks model\.layers\.0\.self_attn\.q_proj\.weight.*it has model\.layers\.0\.self_attn\.query",
         ),
-        (lambda w: {**w, "v_head.weight": torch.zeros(2)}, r"has v_head\.weight, for which"),
+        (
+            lambda w: {**w, "v_head.weight": torch.zeros(2)},
+            r"has v_head\.weight, for which",
+        ),
         (
             lambda w: {**w, "lm_head.weight": torch.zeros(3, 32)},
             r"lm_head\.weight is \(3, 32\) in the checkpoint",
@@ -84,7 +100,17 @@ def sharded(folder: Path) -> Path:
             "stored as I8, which cannot be trained",
         ),
     ],
-    ids=["missing", "peft", "compiled", "ddp", "renamed", "extra", "shape", "fp8", "int8"],
+    ids=[
+        "missing",
+        "peft",
+        "compiled",
+        "ddp",
+        "renamed",
+        "extra",
+        "shape",
+        "fp8",
+        "int8",
+    ],
 )
 def test_tensors_that_do_not_fill_the_model_are_named(
     change: Callable[[Weights], Weights], message: str, tmp_path: Path
@@ -98,13 +124,18 @@ def test_tensors_that_do_not_fill_the_model_are_named(
     ("num_layers", "message"),
     [
         (3, r"lacks model\.layers\.2\..* and 6 more tensors"),
-        (1, r"has model\.layers\.1\..* and 6 more tensors, for which config\.json has no place"),
+        (
+            1,
+            r"has model\.layers\.1\..* and 6 more tensors, for which config\.json has no place",
+        ),
     ],
 )
 def test_a_config_of_another_depth_is_refused(
     num_layers: int, message: str, tmp_path: Path
 ) -> None:
-    source = reconfigured(save_chat_model(tmp_path / "source"), num_hidden_layers=num_layers)
+    source = reconfigured(
+        save_chat_model(tmp_path / "source"), num_hidden_layers=num_layers
+    )
     with pytest.raises(UserError, match=message):
         materialise(source, tmp_path / "clean")
 
@@ -152,7 +183,9 @@ def test_whole_models_pass_and_their_dtype_is_known(
     assert made["positions"] is None
 
 
-def test_the_weights_of_a_bare_body_are_taken_where_transformers_takes_them(tmp_path: Path) -> None:
+def test_the_weights_of_a_bare_body_are_taken_where_transformers_takes_them(
+    tmp_path: Path,
+) -> None:
     source = rewritten(
         save_chat_model(tmp_path / "source"),
         lambda w: {name.removeprefix("model."): one for name, one in w.items()},
@@ -173,7 +206,9 @@ def test_only_what_transformers_loads_is_counted_and_copied(tmp_path: Path) -> N
     ]
     shards = sharded(tmp_path / "shards")
     shutil.copyfile(source / "model.safetensors", shards / "consolidated.safetensors")
-    shutil.copyfile(next(shards.glob("model-00001*")), shards / "model-00001-of-00099.safetensors")
+    shutil.copyfile(
+        next(shards.glob("model-00001*")), shards / "model-00001-of-00099.safetensors"
+    )
     assert materialise(shards, tmp_path / "clean-shards")["parameters"] == count
     load_model(tmp_path / "clean-shards")
 
@@ -186,7 +221,10 @@ def remove(pattern: str) -> Callable[[Path], object]:
     ("damage", "message"),
     [
         (remove("model-*"), r"model-0000\d-of-0000\d\.safetensors is missing, which"),
-        (remove("*.index.json"), r"is a shard, and model\.safetensors\.index\.json is missing"),
+        (
+            remove("*.index.json"),
+            r"is a shard, and model\.safetensors\.index\.json is missing",
+        ),
         (
             lambda folder: (folder / "model.safetensors.index.json").write_text("[]"),
             "is not the index of a sharded checkpoint",
@@ -204,7 +242,9 @@ def remove(pattern: str) -> Callable[[Path], object]:
             "the weights are there twice: remove the older set",
         ),
         (
-            lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}'),
+            lambda folder: (folder / "adapter_config.json").write_text(
+                '{"peft_type": "LORA"}'
+            ),
             "adapter_config.json is an adapter, which would not be used: merge it",
         ),
         (
@@ -226,7 +266,9 @@ def test_a_sharded_checkpoint_that_is_not_whole_is_refused(
 def test_weights_under_another_name_are_not_guessed_at(tmp_path: Path) -> None:
     source = save_chat_model(tmp_path / "source")
     (source / "model.safetensors").rename(source / "consolidated.safetensors")
-    with pytest.raises(UserError, match=r"consolidated\.safetensors is not where transformers"):
+    with pytest.raises(
+        UserError, match=r"consolidated\.safetensors is not where transformers"
+    ):
         materialise(source, tmp_path / "clean")
 
 
@@ -248,15 +290,20 @@ def test_a_quantised_base_is_refused(settings: dict[str, Any], tmp_path: Path) -
         materialise(source, tmp_path / "clean")
 
 
-def test_tokens_beyond_the_embedding_are_refused_unless_none_can_occur(tmp_path: Path) -> None:
+def test_tokens_beyond_the_embedding_are_refused_unless_none_can_occur(
+    tmp_path: Path,
+) -> None:
     tokenizer = chat_tokenizer(template=None)
     num_rows = len(tokenizer)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     materialise(
-        save_chat_model(tmp_path / "pad", tokenizer, vocab_size=num_rows), tmp_path / "pad-clean"
+        save_chat_model(tmp_path / "pad", tokenizer, vocab_size=num_rows),
+        tmp_path / "pad-clean",
     )
     tokenizer.add_tokens(["<|im_start|>"], special_tokens=True)
-    tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m['content'] }}{% endfor %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['content'] }}{% endfor %}"
+    )
     source = save_chat_model(tmp_path / "chat", tokenizer, vocab_size=num_rows)
     said = rf"has {num_rows + 2} tokens and its embedding {num_rows} rows, so '<\|im_start\|>'"
     with pytest.raises(UserError, match=said):
@@ -274,6 +321,8 @@ def test_a_word_without_a_row_is_refused(tmp_path: Path) -> None:
 
 def test_learned_positions_are_known(tmp_path: Path) -> None:
     tokenizer = chat_tokenizer(template=None)
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=48)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=48
+    )
     save_checkpoint(GPT2LMHeadModel(config), tokenizer, tmp_path / "source")
     assert materialise(tmp_path / "source", tmp_path / "clean")["positions"] == 48

@@ -30,7 +30,9 @@ def tiny_model(
         "max_length": 64,
         **settings,
     }
-    model, tokenizer = make_scratch(Scratch.model_validate({"architecture": architecture, **shape}))
+    model, tokenizer = make_scratch(
+        Scratch.model_validate({"architecture": architecture, **shape})
+    )
     return model.eval(), Codec(tokenizer)
 
 
@@ -43,7 +45,9 @@ def save_tiny(
     return folder
 
 
-def greedy_of_transformers(model: Any, codec: Codec, text: str, max_new_tokens: int) -> list[int]:
+def greedy_of_transformers(
+    model: Any, codec: Codec, text: str, max_new_tokens: int
+) -> list[int]:
     """What transformers' own `generate` answers to a prompt, its end among it."""
     ids = torch.tensor([codec.prompt_ids(text)])
     answer: list[int] = model.generate(

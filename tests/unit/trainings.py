@@ -19,7 +19,11 @@ from tests.conftest import free_ports
 from tests.unit.forked import start
 from tests.unit.tiny import save_tiny
 
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONFAULTHANDLER": "1"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "PYTHONFAULTHANDLER": "1",
+}
 PATIENCE_SECONDS = 300.0
 
 
@@ -27,11 +31,16 @@ def reversal(count: int, seed: int) -> list[TrainingRow]:
     """Digits to reverse."""
     rng = random.Random(seed)
     texts = [
-        "".join(rng.choice("0123456789") for _ in range(rng.randint(1, 6))) for _ in range(count)
+        "".join(rng.choice("0123456789") for _ in range(rng.randint(1, 6)))
+        for _ in range(count)
     ]
     return [
         TrainingRow(
-            id=str(index), prompt=f"{text}=", completion=text[::-1], source="labelled", round=0
+            id=str(index),
+            prompt=f"{text}=",
+            completion=text[::-1],
+            source="labelled",
+            round=0,
         )
         for index, text in enumerate(texts)
     ]
@@ -113,7 +122,13 @@ def command_of(job: Job) -> list[str]:
         if processes > 1
         else []
     )
-    return [sys.executable, *launcher, "-m", "components.train.process.worker", str(spec)]
+    return [
+        sys.executable,
+        *launcher,
+        "-m",
+        "components.train.process.worker",
+        str(spec),
+    ]
 
 
 def environment_of(job: Job, **more: str) -> dict[str, str]:
@@ -121,7 +136,12 @@ def environment_of(job: Job, **more: str) -> dict[str, str]:
 
     Trainings side by side share nothing but the store.
     """
-    return {**os.environ, **ENVIRONMENT, "RATCHET_CACHE": str(job.output.parent / "cache"), **more}
+    return {
+        **os.environ,
+        **ENVIRONMENT,
+        "RATCHET_CACHE": str(job.output.parent / "cache"),
+        **more,
+    }
 
 
 def carry_out(job: Job, **environment: str) -> dict[str, Any]:
@@ -187,7 +207,9 @@ def _status_of_all(processes: list[ForkServerProcess]) -> int | None:
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     status: int | None = 0
-    running: dict[Any, ForkServerProcess] = {process.sentinel: process for process in processes}
+    running: dict[Any, ForkServerProcess] = {
+        process.sentinel: process for process in processes
+    }
     while running and status == 0:
         ended = connection.wait(list(running), max(0.0, deadline - time.monotonic()))
         if not ended:

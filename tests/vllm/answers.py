@@ -30,7 +30,9 @@ def main() -> None:
             for index, (text, seed) in enumerate(asks)
         ]
         found = engine.answer(wanted, lambda done: None)
-        print(json.dumps([sample.model_dump(mode="json") for sample in found]), flush=True)
+        print(
+            json.dumps([sample.model_dump(mode="json") for sample in found]), flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -45,14 +45,21 @@ def answers(
     job = {"model": str(folder / "model"), "sampling": settings, "batches": batches}
     (folder / "job.json").write_text(json.dumps(job))
     done = subprocess.run(
-        [os.environ["VLLM_PYTHON"], "-m", "tests.vllm.answers", str(folder / "job.json")],
+        [
+            os.environ["VLLM_PYTHON"],
+            "-m",
+            "tests.vllm.answers",
+            str(folder / "job.json"),
+        ],
         capture_output=True,
         text=True,
         check=False,
         timeout=400,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[{")]
+    return [
+        json.loads(line) for line in done.stdout.splitlines() if line.startswith("[{")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +88,9 @@ def test_greedy_answers_are_those_of_transformers(checkpoint: Path) -> None:
     assert any(sample["log_probabilities"] for sample in found)
 
 
-def test_a_seed_gives_the_same_sample_again_and_other_seeds_give_others(checkpoint: Path) -> None:
+def test_a_seed_gives_the_same_sample_again_and_other_seeds_give_others(
+    checkpoint: Path,
+) -> None:
     asks = [(text, seed) for text in PROMPTS for seed in range(6)]
     first, again, others = answers(
         checkpoint, [asks, asks, [(text, seed + 100) for text, seed in asks]]

@@ -57,11 +57,15 @@ class Manifest(BaseModel):
             key = keys.relative_path(entry.key)
             folder = key.partition("/")[0]
             if folder not in FOLDERS:
-                raise UserError(f"the archive holds {key!r}, which is nothing of a campaign")
+                raise UserError(
+                    f"the archive holds {key!r}, which is nothing of a campaign"
+                )
             if folder in ("steps", "attempts") and entry.size > MAX_DOCUMENT_BYTES:
                 raise UserError(f"the archive holds {key!r} of {entry.size:,} bytes")
             if folder == "objects" and key != keys.object_key(entry.sha256):
-                raise UserError(f"the archive holds {key!r} with other bytes than its name says")
+                raise UserError(
+                    f"the archive holds {key!r} with other bytes than its name says"
+                )
 
 
 class Writer:
@@ -113,7 +117,9 @@ def reading(path: Path) -> Iterator[tuple[Manifest, Iterator[tuple[Entry, IO[byt
 def _manifest_of(tar: tarfile.TarFile, path: Path) -> Manifest:
     member = tar.next()
     if member is None or member.name != MANIFEST or not member.isreg():
-        raise UserError(f"{path} is no archive that `export` wrote: it has no {MANIFEST}")
+        raise UserError(
+            f"{path} is no archive that `export` wrote: it has no {MANIFEST}"
+        )
     if member.size > MAX_MANIFEST_BYTES:
         raise UserError(f"{path}: its {MANIFEST} has {member.size:,} bytes")
     file = tar.extractfile(member)
@@ -121,7 +127,9 @@ def _manifest_of(tar: tarfile.TarFile, path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(json.loads(file.read()))
     except (ValidationError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: its {MANIFEST} cannot be read ({one_line(error)})") from None
+        raise UserError(
+            f"{path}: its {MANIFEST} cannot be read ({one_line(error)})"
+        ) from None
     manifest.check()
     return manifest
 

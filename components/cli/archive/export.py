@@ -58,7 +58,9 @@ def export_run(context: Context, run_id: str, path: Path) -> Exported:
     if run_id not in records.attempts:
         raise unknown_run(context, run_id)
     receipts = _receipts(records, run_id)
-    objects = {ref.sha256: ref.size for receipt in receipts for ref in receipt.objects.values()}
+    objects = {
+        ref.sha256: ref.size for receipt in receipts for ref in receipt.objects.values()
+    }
     with tempfile.TemporaryDirectory(prefix="export-", dir=path.parent) as name:
         folder = Path(name)
         documents = _documents(context, run_id, receipts, folder)
@@ -77,14 +79,19 @@ def export_run(context: Context, run_id: str, path: Path) -> Exported:
             entries=(*entries, *(entry for entry, _ in documents)),
         )
         unfinished = folder / "archive"
-        with local_errors(path), tarfile.open(unfinished, "w:", format=tarfile.PAX_FORMAT) as tar:
+        with (
+            local_errors(path),
+            tarfile.open(unfinished, "w:", format=tarfile.PAX_FORMAT) as tar,
+        ):
             writer = Writer(tar, manifest)
             for entry in entries:
                 # Not out of the cache: an archive may be larger than there is room for twice.
                 copy = folder / "object"
                 address = find(context.store, entry.sha256, entry.size)
                 if address is None:
-                    raise Missing(f"{context.store.root}/{entry.key} went while it was exported")
+                    raise Missing(
+                        f"{context.store.root}/{entry.key} went while it was exported"
+                    )
                 download(context.store, address, entry.sha256, entry.size, copy)
                 writer.add(entry, copy)
                 copy.unlink()
@@ -121,10 +128,16 @@ def _documents(
     context: Context, run_id: str, receipts: Iterable[Receipt], folder: Path
 ) -> list[tuple[Entry, Path]]:
     """Copy everything but objects into a folder; return (entry, file) in the archive's order."""
-    document_keys = [keys.receipt_key(receipt.step, receipt.key) for receipt in receipts]
+    document_keys = [
+        keys.receipt_key(receipt.step, receipt.key) for receipt in receipts
+    ]
     for receipt in receipts:
         document_keys += _published(context, receipt)
-    for prefix in (f"reviews/{run_id}/", f"runs/{run_id}/", keys.attempts_prefix(run_id)):
+    for prefix in (
+        f"reviews/{run_id}/",
+        f"runs/{run_id}/",
+        keys.attempts_prefix(run_id),
+    ):
         document_keys += sorted(context.store.list(prefix))
     documents = []
     for number, key in enumerate(dict.fromkeys(document_keys)):
@@ -132,7 +145,9 @@ def _documents(
         context.store.get_file(key, path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        documents.append((Entry(key=key, size=path.stat().st_size, sha256=sha256), path))
+        documents.append(
+            (Entry(key=key, size=path.stat().st_size, sha256=sha256), path)
+        )
     return documents
 
 

@@ -47,7 +47,9 @@ def import_run(context: Context, path: Path) -> Imported:
     context.scratch.mkdir(parents=True, exist_ok=True)
     in_scratch = tempfile.TemporaryDirectory(prefix="import-", dir=context.scratch)
     with reading(path) as (manifest, members), in_scratch as folder:
-        imported = Imported(manifest.run_id, context.store.root, collected=manifest.collected)
+        imported = Imported(
+            manifest.run_id, context.store.root, collected=manifest.collected
+        )
         _refuse_conflicts(context, manifest)
         for entry, source in members:
             file = Path(folder) / "member"
@@ -82,8 +84,13 @@ def _check_receipt(path: Path, entry: Entry, data: bytes) -> None:
         receipt = Receipt.from_bytes(data)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise Corrupt(f"{path}: {entry.key} is no receipt of this version ({problem})") from None
-    if receipt.to_bytes() != data or keys.receipt_key(receipt.step, receipt.key) != entry.key:
+        raise Corrupt(
+            f"{path}: {entry.key} is no receipt of this version ({problem})"
+        ) from None
+    if (
+        receipt.to_bytes() != data
+        or keys.receipt_key(receipt.step, receipt.key) != entry.key
+    ):
         raise Corrupt(f"{path}: {entry.key} was changed after it was written")
 
 

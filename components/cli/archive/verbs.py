@@ -29,7 +29,11 @@ def export(
 
     context = open_context(store)
     exported = export_run(context, existing_run(context, run_id), output)
-    missing = f", {exported.collected} objects had been collected" if exported.collected else ""
+    missing = (
+        f", {exported.collected} objects had been collected"
+        if exported.collected
+        else ""
+    )
     print_result(
         vars(exported),
         as_json,

@@ -30,7 +30,9 @@ class Pipelines(ApiCalls):
 
     def health(self) -> Json:
         """Return the server's description of itself; the first contact."""
-        return self.call("ask for the server's health", self._health.healthz_service_get_healthz)
+        return self.call(
+            "ask for the server's health", self._health.healthz_service_get_healthz
+        )
 
     def find_experiment(self, name: str) -> Json | None:
         """Return the experiment of this name, or None."""
@@ -61,7 +63,9 @@ class Pipelines(ApiCalls):
         list_versions = self._pipelines.pipeline_service_list_pipeline_versions
 
         def find() -> Json | None:
-            versions = self.list_named(list_versions, "pipeline_versions", version, pipeline_id)
+            versions = self.list_named(
+                list_versions, "pipeline_versions", version, pipeline_id
+            )
             return versions[0] if versions else None
 
         uploaded = self.find_or_create(
@@ -115,8 +119,12 @@ class Pipelines(ApiCalls):
 
     def workflow(self, run_id: str) -> Json:
         """Return the Argo Workflow of a run, with the messages of its nodes. Raises Gone."""
-        answer = self.call(f"get the workflow of run {run_id}", self._get_run_v1beta1, run_id)
-        document = json.loads(nested(answer, "pipeline_runtime").get("workflow_manifest") or "{}")
+        answer = self.call(
+            f"get the workflow of run {run_id}", self._get_run_v1beta1, run_id
+        )
+        document = json.loads(
+            nested(answer, "pipeline_runtime").get("workflow_manifest") or "{}"
+        )
         return document if isinstance(document, dict) else {}
 
     def _get_run_v1beta1(self, run_id: str, **options: Any) -> Any:
@@ -139,8 +147,12 @@ class Pipelines(ApiCalls):
         """Return the recurring runs of this name, oldest first."""
         method = self._recurring_runs.recurring_run_service_list_recurring_runs
         # Unlike the other lists that are read here, the key of this answer is in camel case.
-        schedules = self.list_named(method, "recurringRuns", name, experiment_id=experiment)
-        return sorted(schedules, key=lambda schedule: _age_key(schedule, "recurring_run_id"))
+        schedules = self.list_named(
+            method, "recurringRuns", name, experiment_id=experiment
+        )
+        return sorted(
+            schedules, key=lambda schedule: _age_key(schedule, "recurring_run_id")
+        )
 
     def create_schedule(self, body: Json) -> Json:
         """Make a recurring run. Raises Lost if it is not known whether it was made."""

@@ -96,11 +96,16 @@ class Access:
         try:
             return self.token_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"token file {self.token_file}: cannot be read ({error})") from None
+            raise UserError(
+                f"token file {self.token_file}: cannot be read ({error})"
+            ) from None
 
 
 def access_from(
-    environment: Mapping[str, str], endpoint: str, namespace: str, token_file: Path | None
+    environment: Mapping[str, str],
+    endpoint: str,
+    namespace: str,
+    token_file: Path | None,
 ) -> Access:
     """Return the access that options and environment describe.
 
@@ -191,7 +196,10 @@ class ApiCalls:
                 return objects
 
     def find_or_create(
-        self, description: str, find: Callable[[], Json | None], create: Callable[[], Json]
+        self,
+        description: str,
+        find: Callable[[], Json | None],
+        create: Callable[[], Json],
     ) -> Json:
         """Return the object that `find` finds, or else the one that `create` makes.
 
@@ -210,7 +218,9 @@ class ApiCalls:
                         f"{self.access.endpoint}: {description} could not be made: {error}"
                     ) from None
 
-    def create(self, action: str, method: Method, *arguments: object, **options: object) -> Json:
+    def create(
+        self, action: str, method: Method, *arguments: object, **options: object
+    ) -> Json:
         """Call a method that creates something. Raises Lost if its effect is not known, Taken."""
         return self.call(action, method, *arguments, creates=True, **options)
 
@@ -316,7 +326,9 @@ class ApiCalls:
 
     def _refusal(self, action: str, status: int, message: str) -> Exception:
         endpoint = self.access.endpoint
-        scope = f" in namespace {self.access.namespace}" if self.access.namespace else ""
+        scope = (
+            f" in namespace {self.access.namespace}" if self.access.namespace else ""
+        )
         match status:
             case 409:
                 return Taken(message)

@@ -70,13 +70,18 @@ def failed_steps(workflow: Json) -> tuple[StepFailure, ...]:
         if bad_pods:
             last_pod = max(bad_pods, key=lambda pod: str(pod.get("finishedAt") or ""))
             message = " ".join(str(last_pod.get("message") or "").split())
-            may_pass = bool(_MAY_PASS.search(message)) and not _COMES_BACK.search(message)
+            may_pass = bool(_MAY_PASS.search(message)) and not _COMES_BACK.search(
+                message
+            )
             failures.append(StepFailure(step, message[:_MESSAGE_CHARACTERS], may_pass))
     return tuple(failures)
 
 
 def explained_by_store(
-    failures: Sequence[StepFailure], store: str, job_id: str, environment: Mapping[str, str]
+    failures: Sequence[StepFailure],
+    store: str,
+    job_id: str,
+    environment: Mapping[str, str],
 ) -> tuple[StepFailure, ...]:
     """Return the failures in the steps' own words, where the store can be read from here.
 
@@ -124,7 +129,9 @@ def _nodes(workflow: Json) -> dict[str, Json]:
     compressed = status.get("compressedNodes")
     if compressed:
         # Argo's form for workflows that do not fit into one object of Kubernetes.
-        nodes: dict[str, Json] = json.loads(gzip.decompress(base64.b64decode(compressed)))
+        nodes: dict[str, Json] = json.loads(
+            gzip.decompress(base64.b64decode(compressed))
+        )
         return nodes
     return dict(status.get("nodes") or {})
 

@@ -27,7 +27,9 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 """Type in a package → its Python types, and a name for people."""
 
 
-def checked_parameters(package: Package, assignments: Sequence[str], store: str) -> Json:
+def checked_parameters(
+    package: Package, assignments: Sequence[str], store: str
+) -> Json:
     """Return the run's parameters.
 
     Args:

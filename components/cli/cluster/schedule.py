@@ -58,7 +58,9 @@ def schedule(
     """
     experiment = pipelines.experiment(submission.experiment)
     package = submission.package
-    pipeline_id, version_id = pipelines.version(package.name, submission.version, package.text)
+    pipeline_id, version_id = pipelines.version(
+        package.name, submission.version, package.text
+    )
     body: Json = {
         "display_name": name,
         "description": submission.description,
@@ -77,12 +79,18 @@ def schedule(
         "mode": "ENABLE",
     }
     existing = pipelines.schedules(experiment, name)
-    equal = [recurring_run for recurring_run in existing if _is_equal(recurring_run, body)]
+    equal = [
+        recurring_run for recurring_run in existing if _is_equal(recurring_run, body)
+    ]
     # KFP cannot change a recurring run. The new one is made before the old ones are deleted, so
     # that a failure in between leaves one schedule too many, not none.
-    current_id = equal[0]["recurring_run_id"] if equal else _create(pipelines, experiment, body)
+    current_id = (
+        equal[0]["recurring_run_id"] if equal else _create(pipelines, experiment, body)
+    )
     existing_ids = [recurring_run["recurring_run_id"] for recurring_run in existing]
-    superseded = [recurring_id for recurring_id in existing_ids if recurring_id != current_id]
+    superseded = [
+        recurring_id for recurring_id in existing_ids if recurring_id != current_id
+    ]
     for recurring_id in superseded:
         pipelines.delete_schedule(recurring_id)
     if equal and not superseded:
@@ -122,7 +130,10 @@ def _is_equal(recurring_run: Json, body: Json) -> bool:
 
 def _settings(recurring_run: Json) -> tuple[object, ...]:
     # A body says `mode`, the server's answer `status`; it sends numbers of 64 bits as text.
-    is_enabled = recurring_run.get("mode") == "ENABLE" or recurring_run.get("status") == "ENABLED"
+    is_enabled = (
+        recurring_run.get("mode") == "ENABLE"
+        or recurring_run.get("status") == "ENABLED"
+    )
     return (
         recurring_run.get("pipeline_version_reference"),
         nested(recurring_run, "runtime_config").get("parameters"),

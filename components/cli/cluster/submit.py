@@ -16,7 +16,13 @@ from components.cli.source_tree import SOURCE_TREE
 from components.errors import UserError
 from components.retry import Backoff
 
-JOINED_STATES = ("PENDING", "RUNNING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED", "SUCCEEDED")
+JOINED_STATES = (
+    "PENDING",
+    "RUNNING",
+    "PAUSED",
+    "RUNTIME_STATE_UNSPECIFIED",
+    "SUCCEEDED",
+)
 """A run in one of these states is joined in preference to newer ones that failed."""
 _ERROR_CHARACTERS = 300
 
@@ -55,7 +61,9 @@ class Started:
     @property
     def may_pass(self) -> bool:
         """True if the run failed only for reasons that may be gone when it is begun again."""
-        return bool(self.failures) and all(failure.may_pass for failure in self.failures)
+        return bool(self.failures) and all(
+            failure.may_pass for failure in self.failures
+        )
 
 
 def plan_submission(
@@ -117,7 +125,9 @@ def current_commit(environment: Mapping[str, str]) -> str:
     try:
         commit = _git(environment, "rev-parse", "HEAD")
         # Untracked files are rarely code: runs, editors and tests leave some.
-        edited_files = _git(environment, "status", "--porcelain", "--untracked-files=no")
+        edited_files = _git(
+            environment, "status", "--porcelain", "--untracked-files=no"
+        )
     except (OSError, subprocess.CalledProcessError):
         return environment.get("GITHUB_SHA") or environment.get("CI_COMMIT_SHA") or ""
     return f"{commit}-changed" if edited_files else commit
@@ -125,7 +135,9 @@ def current_commit(environment: Mapping[str, str]) -> str:
 
 def _git(environment: Mapping[str, str], *arguments: str) -> str:
     command = ["git", "-C", str(SOURCE_TREE), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment
+    )
     return result.stdout.strip()
 
 
@@ -155,7 +167,9 @@ def start(
     # lost, and once more at the end.
     experiment = pipelines.experiment(submission.experiment)
     existing = pipelines.runs(experiment, submission.name)
-    begins_anew = again or (again_if_failed and state_of(_to_join(existing)) == "FAILED")
+    begins_anew = again or (
+        again_if_failed and state_of(_to_join(existing)) == "FAILED"
+    )
     if existing and not begins_anew:
         return _join(pipelines, submission, existing, ui)
     body = _run_body(pipelines, submission, experiment)
@@ -164,7 +178,9 @@ def start(
     if is_ours and not again:
         # Of two who begin at once, the later one's run is deleted, and both join the first.
         runs = pipelines.runs(experiment, submission.name)
-        new_runs = [new_run for new_run in runs if new_run["run_id"] not in existing_ids]
+        new_runs = [
+            new_run for new_run in runs if new_run["run_id"] not in existing_ids
+        ]
         first = new_runs[0] if new_runs else run
         if first["run_id"] != run["run_id"]:
             pipelines.delete_run(run["run_id"])
@@ -176,7 +192,9 @@ def start(
 def _run_body(pipelines: Pipelines, submission: Submission, experiment: str) -> Json:
     """Return the request that creates the run; the pipeline's version is uploaded if missing."""
     package = submission.package
-    pipeline_id, version_id = pipelines.version(package.name, submission.version, package.text)
+    pipeline_id, version_id = pipelines.version(
+        package.name, submission.version, package.text
+    )
     return {
         "display_name": submission.name,
         "description": submission.description,
@@ -208,7 +226,9 @@ def _create(
                 return run, False
 
 
-def _join(pipelines: Pipelines, submission: Submission, runs: list[Json], ui: str) -> Started:
+def _join(
+    pipelines: Pipelines, submission: Submission, runs: list[Json], ui: str
+) -> Started:
     """Join a run of this name, unless it has other parameters."""
     run = _to_join(runs)
     parameters = nested(run, "runtime_config", "parameters")

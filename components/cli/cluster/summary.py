@@ -19,7 +19,9 @@ _MAX_CHARACTERS = 300
 _MARKDOWN = re.compile(r"[\\|`*_\[\]<>]")
 
 
-def summary_page(submission: Submission, started: Started, environment: Mapping[str, str]) -> str:
+def summary_page(
+    submission: Submission, started: Started, environment: Mapping[str, str]
+) -> str:
     """Return a page with the run's state, failures and, from the store, its rounds.
 
     Where the store cannot be read, the page says so and has what Kubeflow knows.
@@ -34,18 +36,25 @@ def summary_page(submission: Submission, started: Started, environment: Mapping[
     try:
         lines += _verdict(store, started.run_id, environment)
     except RatchetError as error:
-        lines += ["", f"The verdict could not be read from the store: {_escape(str(error))}"]
+        lines += [
+            "",
+            f"The verdict could not be read from the store: {_escape(str(error))}",
+        ]
     return "\n".join([*lines, ""])
 
 
-def outputs(submission: Submission, started: Started, environment: Mapping[str, str]) -> str:
+def outputs(
+    submission: Submission, started: Started, environment: Mapping[str, str]
+) -> str:
     """Return lines `name=value` for the jobs after this one, as GitHub and GitLab read them.
 
     `promoted` is true if the run released a model, `model` is its URI, and `verdict` a sentence.
     Where the store cannot be read, `promoted` is empty.
     """
     values = {"run": started.run_id, **verdict_of(submission, started, environment)}
-    lines = [f"{name}={one_line(value, _MAX_CHARACTERS)}" for name, value in values.items()]
+    lines = [
+        f"{name}={one_line(value, _MAX_CHARACTERS)}" for name, value in values.items()
+    ]
     return "\n".join([*lines, ""])
 
 
@@ -74,7 +83,9 @@ def _unknown(verdict: str) -> dict[str, str]:
 
 def _verdict(store: str, job_id: str, environment: Mapping[str, str]) -> list[str]:
     view = _view(store, job_id, environment)
-    return ["", "No step left a record in the store."] if view is None else _rounds(view)
+    return (
+        ["", "No step left a record in the store."] if view is None else _rounds(view)
+    )
 
 
 def _view(store: str, job_id: str, environment: Mapping[str, str]) -> RunView | None:

@@ -47,7 +47,10 @@ class _Upload:
 
 
 def send_local_inputs(
-    recipe: Json, store: str, environment: Mapping[str, str], tell: Callable[[str], None]
+    recipe: Json,
+    store: str,
+    environment: Mapping[str, str],
+    tell: Callable[[str], None],
 ) -> list[str]:
     """Send every input that lies on this machine to the store.
 
@@ -101,7 +104,9 @@ def _upload_from(key: str, path: Path) -> _Upload:
     else:
         cure = f"copy it to a bucket that pods reach, and say --set {key}=s3://bucket/…"
     kind = "folder" if path.is_dir() else "file"
-    raise UserError(f"{key}: {path} is a {kind} of this machine, and pods have none: {cure}")
+    raise UserError(
+        f"{key}: {path} is a {kind} of this machine, and pods have none: {cure}"
+    )
 
 
 @contextmanager

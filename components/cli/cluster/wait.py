@@ -77,7 +77,9 @@ def follow(
         try:
             run = pipelines.run(started.run_id)
         except Gone:
-            raise UserError(f"run {started.run_id} was deleted while it was waited for") from None
+            raise UserError(
+                f"run {started.run_id} was deleted while it was waited for"
+            ) from None
         if state_of(run) != state:
             state = state_of(run)
             on_state(state)
@@ -109,7 +111,9 @@ def follow_and_restart(
         Unreachable: The server was away for too long.
     """
     clock = pipelines.patience.clock
-    deadline = None if waiting.timeout_seconds is None else clock() + waiting.timeout_seconds
+    deadline = (
+        None if waiting.timeout_seconds is None else clock() + waiting.timeout_seconds
+    )
     num_restarts = 0
     while True:
         seconds_left = None if deadline is None else max(0.0, deadline - clock())

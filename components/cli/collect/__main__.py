@@ -41,9 +41,15 @@ def _parser() -> argparse.ArgumentParser:
         required=not variable,
         help="s3://bucket/prefix or file:///folder; by default RATCHET_STORE",
     )
-    options.add_argument("--delete", action="store_true", help="condemn, and delete what is due")
-    options.add_argument("--keep-runs", type=int, metavar="N", default=DEFAULT_KEPT_RUNS)
-    options.add_argument("--grace-hours", type=float, metavar="HOURS", default=DEFAULT_GRACE_HOURS)
+    options.add_argument(
+        "--delete", action="store_true", help="condemn, and delete what is due"
+    )
+    options.add_argument(
+        "--keep-runs", type=int, metavar="N", default=DEFAULT_KEPT_RUNS
+    )
+    options.add_argument(
+        "--grace-hours", type=float, metavar="HOURS", default=DEFAULT_GRACE_HOURS
+    )
     return options
 
 

@@ -79,7 +79,9 @@ class Collection:
     """Sweeps that were killed, whose traces are removed."""
 
 
-def collect(context: Context, policy: Policy, *, grace_seconds: float, delete: bool) -> Collection:
+def collect(
+    context: Context, policy: Policy, *, grace_seconds: float, delete: bool
+) -> Collection:
     """Collect the garbage of a store; without `delete` say what would happen.
 
     Raises:
@@ -90,14 +92,18 @@ def collect(context: Context, policy: Policy, *, grace_seconds: float, delete: b
     if not delete:
         _Sweep(context, policy, account, "", context.clock()).carry_out()
         return account
-    begun = canonical_json({"purpose": "garbage is collected here; see storage/objects.py"})
+    begun = canonical_json(
+        {"purpose": "garbage is collected here; see storage/objects.py"}
+    )
     context.store.put_bytes(keys.collections_key(), begun, if_absent=True)
     sweep_key = keys.sweep_key(secrets.token_hex(8))
     context.store.put_bytes(sweep_key, canonical_json({"by": context.asked_by}))
     try:
         now = _begin_of(context, sweep_key)
         _Sweep(context, policy, account, sweep_key, now).carry_out()
-        account.stale_sweeps = _remove_stale_sweeps(context, now - _stale_after(grace_seconds))
+        account.stale_sweeps = _remove_stale_sweeps(
+            context, now - _stale_after(grace_seconds)
+        )
     finally:
         # A sweep that is killed stays: until it is stale, writers store anew what it could delete.
         context.store.delete(sweep_key)
@@ -135,7 +141,12 @@ class _Sweep:
     """One look at all objects."""
 
     def __init__(
-        self, context: Context, policy: Policy, account: Collection, sweep_key: str, now: float
+        self,
+        context: Context,
+        policy: Policy,
+        account: Collection,
+        sweep_key: str,
+        now: float,
     ) -> None:
         self._context = context
         self._policy = policy
@@ -151,7 +162,9 @@ class _Sweep:
         try:
             self._records = read_records(context)
         except Corrupt as error:
-            raise Corrupt(f"nothing is deleted while a record cannot be read: {error}") from None
+            raise Corrupt(
+                f"nothing is deleted while a record cannot be read: {error}"
+            ) from None
         self._marks = mark(self._records, policy, _reviewed(context))
 
     def carry_out(self) -> None:
@@ -179,7 +192,9 @@ class _Sweep:
             self._account.kept.add(entry.size)
 
     def _judge_unneeded(self, sha256: str, copies: dict[int, Entry]) -> None:
-        kind, named_by = self._marks.unneeded.get(sha256, (UNNAMED, "it was never used"))
+        kind, named_by = self._marks.unneeded.get(
+            sha256, (UNNAMED, "it was never used")
+        )
         for generation, entry in sorted(copies.items()):
             if not _may_go(self._policy, kind, entry, self._due_before):
                 self._account.kept.add(entry.size)
@@ -209,7 +224,9 @@ class _Sweep:
             "why": f"{kind}: {named_by}",
             "by": self._context.asked_by,
         }
-        self._context.store.put_bytes(mark_key, canonical_json(document), if_absent=True)
+        self._context.store.put_bytes(
+            mark_key, canonical_json(document), if_absent=True
+        )
 
     def _delete(self, entry: Entry) -> None:
         # A machine may have slept for days since the records were read.

@@ -75,12 +75,16 @@ def mark(records: Records, policy: Policy, reviewed: Iterable[str]) -> Marks:
         for ref in keeper.refs:
             if ref in records.receipts:
                 without = ref in keeper.without_weights
-                marks.needed.update(_digests(records.receipts[ref], without_weights=without))
+                marks.needed.update(
+                    _digests(records.receipts[ref], without_weights=without)
+                )
     rejected = {ref for keeper in keepers for ref in keeper.without_weights}
     for ref, receipt in records.receipts.items():
         always = receipt.step in STATE_STEPS
         for name, stored in receipt.objects.items():
-            if always or (receipt.step in PrepareSummary.written_by and name == CHECKER):
+            if always or (
+                receipt.step in PrepareSummary.written_by and name == CHECKER
+            ):
                 marks.needed.add(stored.sha256)
             kind = REJECTED if ref in rejected else OLD_RUNS
             marks.unneeded.setdefault(stored.sha256, (kind, f"{ref} {name}"))
@@ -100,7 +104,9 @@ def _releases(records: Records) -> Iterator[Keeper]:
     """Yield every line of every ledger: the model in force, and all that a rollback may go to."""
     for line in records.lines:
         refs = records.with_all_named([line.publish, line.state])
-        yield _keeper(records, f"release {line.number} of {line.name}", refs, [line.state])
+        yield _keeper(
+            records, f"release {line.number} of {line.name}", refs, [line.state]
+        )
 
 
 def _unnamed(records: Records) -> Iterator[Keeper]:
@@ -115,7 +121,9 @@ def _unnamed(records: Records) -> Iterator[Keeper]:
 
 def _runs(records: Records, policy: Policy, marks: Marks) -> Iterator[Keeper]:
     newest_first = sorted(
-        records.attempts, key=lambda run_id: _newest_start(records.attempts[run_id]), reverse=True
+        records.attempts,
+        key=lambda run_id: _newest_start(records.attempts[run_id]),
+        reverse=True,
     )
     for number, run_id in enumerate(newest_first):
         attempts = records.attempts[run_id]
@@ -129,7 +137,9 @@ def _runs(records: Records, policy: Policy, marks: Marks) -> Iterator[Keeper]:
             continue
         marks.kept_runs[run_id] = why
         refs = records.with_all_named(refs_of(attempts))
-        yield _keeper(records, f"run {run_id}", refs, _states_of_last_start(records, attempts))
+        yield _keeper(
+            records, f"run {run_id}", refs, _states_of_last_start(records, attempts)
+        )
 
 
 _WAITING = "its champion waits for approval"
@@ -144,7 +154,11 @@ def _why_kept(records: Records, attempts: list[Attempt]) -> str:
     last_sequence = attempts[-1].sequence
     last_started = _newest_start(attempts)
     # By both: a store that could not be listed gave no sequence, and clocks may be wrong.
-    last = [one for one in attempts if last_sequence == one.sequence or last_started == one.started]
+    last = [
+        one
+        for one in attempts
+        if last_sequence == one.sequence or last_started == one.started
+    ]
     # The last word of a finished run is a publication.
     ended = all(one.step in PublishSummary.written_by and one.receipt for one in last)
     return "" if ended else _OPEN
@@ -167,12 +181,16 @@ def _waits(records: Records, ref: str) -> bool:
 def _states_of_last_start(records: Records, attempts: list[Attempt]) -> list[str]:
     """Return the receipts with states that a run has named since it was last started."""
     # A start with other settings of the gate may promote what an earlier one rejected.
-    starts = [index for index, attempt in enumerate(attempts) if attempt.step == "prepare"]
+    starts = [
+        index for index, attempt in enumerate(attempts) if attempt.step == "prepare"
+    ]
     since = attempts[starts[-1] :] if starts else attempts
     return [ref for ref in refs_of(since) if ref in records.states]
 
 
-def _keeper(records: Records, why: str, refs: set[str], judged_by: Iterable[str]) -> Keeper:
+def _keeper(
+    records: Records, why: str, refs: set[str], judged_by: Iterable[str]
+) -> Keeper:
     """Return the keeper of receipts, without the weights that its states have rejected."""
     champions = {state.champion for ref, state in records.states.items() if ref in refs}
     rejected: set[str] = set()

@@ -106,9 +106,13 @@ def _read_one(context: Context, records: Records, ref: str) -> None:
     records.receipts[ref] = receipt
     if step in STATE_STEPS and STATE in receipt.objects:
         try:
-            state = State.model_validate_json(fetch(context, receipt, STATE).read_bytes())
+            state = State.model_validate_json(
+                fetch(context, receipt, STATE).read_bytes()
+            )
         except ValidationError as error:
-            raise Corrupt(f"{ref}: its {STATE} is none ({error.error_count()} errors)") from None
+            raise Corrupt(
+                f"{ref}: its {STATE} is none ({error.error_count()} errors)"
+            ) from None
         records.states[ref] = state
 
 
@@ -149,7 +153,9 @@ def refs_of(attempts: Iterable[Attempt]) -> Iterator[str]:
 def _read_named(context: Context, records: Records) -> None:
     """Read the receipts that are named and were not listed: some stores list late."""
     tried = set(records.receipts)
-    waiting = [ref for attempts in records.attempts.values() for ref in refs_of(attempts)]
+    waiting = [
+        ref for attempts in records.attempts.values() for ref in refs_of(attempts)
+    ]
     waiting += [ref for known in records.receipts for ref in records.named_by(known)]
     while waiting:
         ref = waiting.pop()

@@ -51,7 +51,9 @@ def carry_out(context: Context, request: Request) -> Collection:
     known = {key.split("/")[1] for key in context.store.list("attempts/")}
     unknown = sorted(policy.forgotten - known)
     if unknown:
-        raise UserError(f"--forget {unknown[0]}: {context.store.root} knows no such run")
+        raise UserError(
+            f"--forget {unknown[0]}: {context.store.root} knows no such run"
+        )
     grace_seconds = 3600 * request.grace_hours
     return collect(context, policy, grace_seconds=grace_seconds, delete=request.delete)
 
@@ -59,15 +61,21 @@ def carry_out(context: Context, request: Request) -> Collection:
 def account_lines(account: Collection) -> list[str]:
     """Return the account of a collection for people."""
     lines = [f"{account.store}: {_size(account.kept)} are needed"]
-    lines += [f"  {_size(amount)}: {kind}" for kind, amount in sorted(account.found.items())]
+    lines += [
+        f"  {_size(amount)}: {kind}" for kind, amount in sorted(account.found.items())
+    ]
     would = "" if account.deletes else "would be "
     hours = account.grace_seconds / 3600
     lines.append(f"{would}deleted: {_size(account.deleted)}")
-    lines.append(f"{would}condemned: {_size(account.condemned)}; to be deleted in {hours:g} hours")
+    lines.append(
+        f"{would}condemned: {_size(account.condemned)}; to be deleted in {hours:g} hours"
+    )
     if account.waiting.objects:
         lines.append(f"condemned before, not due yet: {_size(account.waiting)}")
     if account.needed_again:
-        lines.append(f"condemned before, needed again: {account.needed_again} objects, kept")
+        lines.append(
+            f"condemned before, needed again: {account.needed_again} objects, kept"
+        )
     if account.unfinished.objects:
         lines.append(f"progress of unfinished work, kept: {_size(account.unfinished)}")
     for run_id, why in account.kept_runs.items():

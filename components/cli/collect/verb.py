@@ -14,7 +14,9 @@ from components.cli.stores import open_context
 
 Forget = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--forget", metavar="RUN", help="Give up this run, also unfinished. Repeatable."),
+    typer.Option(
+        "--forget", metavar="RUN", help="Give up this run, also unfinished. Repeatable."
+    ),
 ]
 
 
@@ -33,7 +35,8 @@ def collect_garbage(
     ] = DEFAULT_KEPT_RUNS,
     forget: Forget = None,
     grace_hours: Annotated[
-        float, typer.Option(metavar="HOURS", help="From being condemned to being deleted.")
+        float,
+        typer.Option(metavar="HOURS", help="From being condemned to being deleted."),
     ] = DEFAULT_GRACE_HOURS,
     as_json: AsJson = False,
 ) -> None:
@@ -46,6 +49,8 @@ def collect_garbage(
 
     request = Request(delete, keep_runs, grace_hours, tuple(forget or ()))
     account = carry_out(open_context(store), request)
-    print_result(dataclasses.asdict(account), as_json, "\n".join(account_lines(account)))
+    print_result(
+        dataclasses.asdict(account), as_json, "\n".join(account_lines(account))
+    )
     if not delete and (account.condemned.objects or account.deleted.objects):
         print_note("this was a dry run; --delete does it")

@@ -72,7 +72,9 @@ def all_checks(
     else:
         cure = "pass --store s3://bucket/prefix"
         findings.append(Finding("store", "skipped", "none is given", cure))
-    findings += _collect("kubernetes", lambda: _check_cluster(profile, surroundings, recipe))
+    findings += _collect(
+        "kubernetes", lambda: _check_cluster(profile, surroundings, recipe)
+    )
     findings.append(guarded("pipelines", lambda: _check_pipelines(surroundings)))
     if local_step:
         findings += machine_checks(profile, local_step)
@@ -111,7 +113,9 @@ def _check_cluster(
         cure = "set KUBECONFIG, or run doctor in a pod"
         yield Finding("kubernetes", "skipped", "no cluster is configured", cure)
         return
-    patience = LaunchPatience(connect_seconds=CONNECT_SECONDS, answer_seconds=ANSWER_SECONDS)
+    patience = LaunchPatience(
+        connect_seconds=CONNECT_SECONDS, answer_seconds=ANSWER_SECONDS
+    )
     api = ApiServer.from_environment(environment, patience)
     # In a pod we are the account already, and may not impersonate it.
     yield from cluster_checks(
@@ -146,10 +150,15 @@ def _pipelines(surroundings: Surroundings) -> Pipelines | None:
     if not (surroundings.endpoint or environment.get("KF_PIPELINES_ENDPOINT")):
         return None
     access = access_from(
-        environment, surroundings.endpoint, surroundings.namespace, surroundings.token_file
+        environment,
+        surroundings.endpoint,
+        surroundings.namespace,
+        surroundings.token_file,
     )
     patience = ApiPatience(
-        connect_seconds=CONNECT_SECONDS, answer_seconds=ANSWER_SECONDS, give_up_seconds=5
+        connect_seconds=CONNECT_SECONDS,
+        answer_seconds=ANSWER_SECONDS,
+        give_up_seconds=5,
     )
     return Pipelines(access, patience)
 
@@ -167,7 +176,11 @@ def _check_pipelines(surroundings: Surroundings) -> Finding:
     api.find_experiment("ratchet")
     problem = version_problem(health)
     if problem:
-        return Finding("pipelines", "failed", f"{problem} at {access.endpoint}", UPGRADE)
+        return Finding(
+            "pipelines", "failed", f"{problem} at {access.endpoint}", UPGRADE
+        )
     check_tenancy(health, surroundings.namespace)
     version = health.get("tag_name") or ""
-    return Finding("pipelines", "ok", f"Kubeflow Pipelines {version} at {access.endpoint}")
+    return Finding(
+        "pipelines", "ok", f"Kubeflow Pipelines {version} at {access.endpoint}"
+    )

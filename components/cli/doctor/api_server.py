@@ -65,8 +65,15 @@ class ApiServer(Cluster):
         Raises:
             UserError, Transient: As `ask`.
         """
-        headers = {"Accept": "application/json", "Content-Type": "application/apply-patch+yaml"}
-        query = [("fieldManager", manager), ("force", "true"), ("fieldValidation", "Strict")]
+        headers = {
+            "Accept": "application/json",
+            "Content-Type": "application/apply-patch+yaml",
+        }
+        query = [
+            ("fieldManager", manager),
+            ("force", "true"),
+            ("fieldValidation", "Strict"),
+        ]
         return self._request("PATCH", path, headers, body, query)
 
     def _request(
@@ -89,7 +96,10 @@ class ApiServer(Cluster):
                 header_params=headers,
                 body=body,
                 auth_settings=["BearerToken"],
-                _request_timeout=(self.patience.connect_seconds, self.patience.answer_seconds),
+                _request_timeout=(
+                    self.patience.connect_seconds,
+                    self.patience.answer_seconds,
+                ),
                 _preload_content=False,
                 _return_http_data_only=True,
             )

@@ -108,19 +108,27 @@ def _check_version(api: ApiServer) -> Finding:
 def _check_namespace(api: ApiServer, namespace: str) -> Iterator[Finding]:
     status, document = api.ask(f"/api/v1/namespaces/{namespace}")
     if status == 404:
-        yield Finding("namespace", "failed", f"there is no namespace {namespace}", APPLY)
+        yield Finding(
+            "namespace", "failed", f"there is no namespace {namespace}", APPLY
+        )
         return
     if status != 200:
-        yield Finding("namespace", "skipped", f"{namespace}: no permission to get it ({status})")
+        yield Finding(
+            "namespace", "skipped", f"{namespace}: no permission to get it ({status})"
+        )
         return
     if namespace == PIPELINES_NAMESPACE:
         # Its own pods need not pass `restricted`.
-        yield Finding("namespace", "ok", f"{namespace} is that of Kubeflow Pipelines itself")
+        yield Finding(
+            "namespace", "ok", f"{namespace} is that of Kubeflow Pipelines itself"
+        )
         return
     # All pods of a run pass `restricted`. Where it is not enforced, others need not.
     labels = nested(document, "metadata", "labels")
     if labels.get("pod-security.kubernetes.io/enforce") == "restricted":
-        yield Finding("namespace", "ok", f"{namespace} enforces Pod Security restricted")
+        yield Finding(
+            "namespace", "ok", f"{namespace} enforces Pod Security restricted"
+        )
         return
     yield Finding(
         "namespace",
@@ -155,7 +163,9 @@ def _check_kinds(api: ApiServer, namespace: str, profile: Profile) -> Iterator[F
         served = [kind.get("name") for kind in kinds]
         if status != 200 or resource not in served:
             other_versions = _other_versions(api, api_version.partition("/")[0])
-            problem = f"the cluster serves no {resource} of {api_version}{other_versions}"
+            problem = (
+                f"the cluster serves no {resource} of {api_version}{other_versions}"
+            )
             yield Finding(f"kind {resource}", "failed", problem, cure)
             missing.add(api_version)
             continue
@@ -168,7 +178,9 @@ def _check_kinds(api: ApiServer, namespace: str, profile: Profile) -> Iterator[F
     if queue and KUEUE not in missing:
         path = f"/apis/{KUEUE}/namespaces/{namespace}/localqueues/{queue}"
         status, _ = api.ask(path)
-        cure = f"{APPLY} with the component kueue, or another nodes.queue in the profile"
+        cure = (
+            f"{APPLY} with the component kueue, or another nodes.queue in the profile"
+        )
         yield _presence(f"localqueue {queue}", status, namespace, cure)
 
 
@@ -213,7 +225,9 @@ def _check_objects(
         status, _ = api.ask(f"{base}/secrets/{secret}", accept=_METADATA_ONLY)
         # A role of the cloud takes the place of keys in a Secret.
         if status == 404 and role:
-            yield Finding(f"secret {secret}", "ok", f"is not there; pods have the role {role}")
+            yield Finding(
+                f"secret {secret}", "ok", f"is not there; pods have the role {role}"
+            )
             continue
         cure = (
             f"kubectl -n {namespace} create secret generic {secret} --from-literal=… "
@@ -228,7 +242,9 @@ def _check_objects(
     status, config_map = api.ask(f"{base}/configmaps/{profile.config_map}")
     yield _presence(check, status, namespace, APPLY)
     if status == 200 and "AWS_REGION" not in nested(config_map, "data"):
-        yield Finding(check, "warning", "has no AWS_REGION", "add it (manifests/base/store.yaml)")
+        yield Finding(
+            check, "warning", "has no AWS_REGION", "add it (manifests/base/store.yaml)"
+        )
 
 
 def _presence(check: str, status: int, namespace: str, cure: str) -> Finding:
@@ -248,11 +264,15 @@ def _check_rights(
     missing = []
     for verb, group, resource, name in needed:
         review = _access_review(namespace, verb, group, resource, name)
-        status, document = api.ask("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        status, document = api.ask(
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review
+        )
         # Everybody may ask for his own rights: refused is the impersonation.
         if status == 403 and api.account:
             cure = f"run doctor in a pod of account {account}"
-            yield Finding("rights", "skipped", f"no permission to ask as {account}", cure)
+            yield Finding(
+                "rights", "skipped", f"no permission to ask as {account}", cure
+            )
             return
         if not nested(document, "status").get("allowed"):
             qualified_resource = f"{resource}.{group}" if group else resource
@@ -267,7 +287,9 @@ def _check_rights(
         yield Finding("rights", "ok", observation)
 
 
-def _access_review(namespace: str, verb: str, group: str, resource: str, name: str) -> Json:
+def _access_review(
+    namespace: str, verb: str, group: str, resource: str, name: str
+) -> Json:
     kind, _, subresource = resource.partition("/")
     attributes = {
         "namespace": namespace,

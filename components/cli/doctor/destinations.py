@@ -55,7 +55,9 @@ class Destination:
         except ValueError:
             parts, port = urlsplit(""), 0
         if not parts.hostname or not port:
-            raise UserError(f"{self.reason}: {self.url!r} is no URL; write http://host:port")
+            raise UserError(
+                f"{self.reason}: {self.url!r} is no URL; write http://host:port"
+            )
         return parts.hostname, port
 
 
@@ -78,22 +80,34 @@ def destinations(
     gateway = environment.get("PROMETHEUS_PUSHGATEWAY_URL", "")
     if gateway:
         steps: tuple[Step, ...] = ("decide", "report")
-        pushgateway = Destination("the Pushgateway", "PROMETHEUS_PUSHGATEWAY_URL", gateway, steps)
+        pushgateway = Destination(
+            "the Pushgateway", "PROMETHEUS_PUSHGATEWAY_URL", gateway, steps
+        )
         yield _by_proxy(pushgateway, environment)
     collectors = {
-        environment[name]: name for name in reversed(ENDPOINT_VARIABLES) if environment.get(name)
+        environment[name]: name
+        for name in reversed(ENDPOINT_VARIABLES)
+        if environment.get(name)
     }
     for url, name in collectors.items():
-        collector = Destination("the OpenTelemetry collector", name, url, ("decide", "report"))
+        collector = Destination(
+            "the OpenTelemetry collector", name, url, ("decide", "report")
+        )
         yield _by_proxy(collector, environment)
     if recipe is not None:
         for destination in _of_recipe(recipe, environment):
             yield _by_proxy(destination, environment)
 
 
-def addresses_in_secrets(recipe: Recipe | None, profile: Profile) -> Iterator[tuple[str, str]]:
+def addresses_in_secrets(
+    recipe: Recipe | None, profile: Profile
+) -> Iterator[tuple[str, str]]:
     """Yield (variable, Secret) of addresses that cannot be looked at: no Secret is read."""
-    variables = {"MLFLOW_TRACKING_URI", "PROMETHEUS_PUSHGATEWAY_URL", *ENDPOINT_VARIABLES}
+    variables = {
+        "MLFLOW_TRACKING_URI",
+        "PROMETHEUS_PUSHGATEWAY_URL",
+        *ENDPOINT_VARIABLES,
+    }
     if recipe is not None and recipe.announce is not None:
         variables.add("MODEL_REGISTRY_URL")
     if recipe is not None and recipe.notify is not None:
@@ -140,11 +154,15 @@ def _of_recipe(recipe: Recipe, environment: Mapping[str, str]) -> Iterator[Desti
 def _store(environment: Mapping[str, str]) -> Destination:
     endpoint = environment.get("AWS_ENDPOINT_URL_S3")
     if endpoint:
-        return Destination("the store", "AWS_ENDPOINT_URL_S3", endpoint, from_nodes=True)
+        return Destination(
+            "the store", "AWS_ENDPOINT_URL_S3", endpoint, from_nodes=True
+        )
     region = environment.get("AWS_REGION") or "us-east-1"
     url = f"https://s3.{region}.amazonaws.com"
     reason = "there is no AWS_ENDPOINT_URL_S3"
-    return Destination("the store", reason, url, component="outside-store", from_nodes=True)
+    return Destination(
+        "the store", reason, url, component="outside-store", from_nodes=True
+    )
 
 
 def _by_proxy(destination: Destination, environment: Mapping[str, str]) -> Destination:

@@ -11,7 +11,9 @@ from components.cli.package.profiles import Profile
 
 def gpu_check(api: ApiServer, profile: Profile) -> Finding:
     """Return whether a node has the GPUs that the largest step of the profile asks for."""
-    gpus_of_steps = [profile.resources(step).gpus for step in ("generate", "train", "evaluate")]
+    gpus_of_steps = [
+        profile.resources(step).gpus for step in ("generate", "train", "evaluate")
+    ]
     needed = max(*gpus_of_steps, profile.train_gpus)
     return _check_nodes(api, profile, needed)
 

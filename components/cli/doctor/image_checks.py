@@ -31,7 +31,9 @@ _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1)(:\d+)?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-def image_checks(images: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[Finding]:
+def image_checks(
+    images: Mapping[str, str], environment: Mapping[str, str]
+) -> Iterator[Finding]:
     """Yield a finding for each image.
 
     Args:
@@ -45,7 +47,9 @@ def image_checks(images: Mapping[str, str], environment: Mapping[str, str]) -> I
             yield guarded(f"image {name}", look)
             continue
         # Not asked for: a node would take whatever has the tag by then.
-        steps = ", ".join(step for step, step_image in images.items() if step_image == image)
+        steps = ", ".join(
+            step for step, step_image in images.items() if step_image == image
+        )
         cure = "push it: `make images REGISTRY=…` records digests"
         yield Finding(f"image {image}", "warning", f"has no digest ({steps})", cure)
 
@@ -136,7 +140,9 @@ def _authorization(challenge: str, login: str) -> dict[str, str]:
     # A login is not sent in the clear.
     if not realm.startswith("https://") and not is_loopback:
         return {}
-    response = requests.get(realm, params=fields, headers=basic, timeout=CONNECT_AND_ANSWER_SECONDS)
+    response = requests.get(
+        realm, params=fields, headers=basic, timeout=CONNECT_AND_ANSWER_SECONDS
+    )
     document = response.json()
     if not isinstance(document, dict):
         return {}

@@ -14,7 +14,10 @@ _UNITS = {"Mi": _MIB, "Gi": 2**30, "Ti": 2**40}
 
 
 def machine_checks(
-    profile: Profile, step: str, devices: Path = Path("/dev"), scratch: Path = Path("/tmp")
+    profile: Profile,
+    step: str,
+    devices: Path = Path("/dev"),
+    scratch: Path = Path("/tmp"),
 ) -> Iterator[Finding]:
     """Yield findings about this pod or container, as a step of the profile would find it.
 
@@ -57,7 +60,9 @@ def _check_gpus(devices: Path, resource: str, needed: int, step: str) -> Finding
     observation = f"{len(cards)} of {needed} that {step} gets"
     if len(cards) >= needed:
         return Finding("GPUs here", "ok", observation)
-    cure = f"ask for {resource} in the pod's limits, and check the vendor's device plugin"
+    cure = (
+        f"ask for {resource} in the pod's limits, and check the vendor's device plugin"
+    )
     return Finding("GPUs here", "failed", observation, cure)
 
 
@@ -68,7 +73,9 @@ def _check_scratch(folder: Path) -> Finding:
         trial_file.unlink()
     except OSError as error:
         problem = f"{folder} cannot be written ({error.strerror})"
-        return Finding("scratch here", "failed", problem, f"mount an emptyDir at {folder}")
+        return Finding(
+            "scratch here", "failed", problem, f"mount an emptyDir at {folder}"
+        )
     return Finding("scratch here", "ok", f"{folder} can be written")
 
 

@@ -69,8 +69,13 @@ def is_open(
 
 def _is_about(policy: Json, direction: Direction, pod: End) -> bool:
     spec = nested(policy, "spec")
-    directions = spec.get("policyTypes") or ["Ingress", *(["Egress"] if "egress" in spec else [])]
-    return direction in directions and selects(spec.get("podSelector") or {}, pod.labels)
+    directions = spec.get("policyTypes") or [
+        "Ingress",
+        *(["Egress"] if "egress" in spec else []),
+    ]
+    return direction in directions and selects(
+        spec.get("podSelector") or {}, pod.labels
+    )
 
 
 def _has_port(ports: Iterable[Json], port: Port, receiver: End) -> bool:

@@ -10,7 +10,9 @@ from components.cli.package.profiles import Toleration
 _REPELLING_EFFECTS = ("NoSchedule", "NoExecute")
 
 
-def admits(node: Json, selector: Mapping[str, str], tolerations: Iterable[Toleration]) -> bool:
+def admits(
+    node: Json, selector: Mapping[str, str], tolerations: Iterable[Toleration]
+) -> bool:
     """Return whether a node's labels and taints let a pod onto it."""
     labels = nested(node, "metadata", "labels")
     if nested(node, "spec").get("unschedulable"):
@@ -30,5 +32,8 @@ def _tolerates(toleration: Toleration, taint: Json) -> bool:
     return (
         toleration.key in ("", taint["key"])
         and toleration.effect in ("", taint["effect"])
-        and (toleration.operator == "Exists" or toleration.value == taint.get("value", ""))
+        and (
+            toleration.operator == "Exists"
+            or toleration.value == taint.get("value", "")
+        )
     )

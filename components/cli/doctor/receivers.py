@@ -76,7 +76,9 @@ def _as_service(host: str, namespace: str) -> tuple[str, str]:
     return "", ""
 
 
-def of_service(api: ApiServer, namespace: str, name: str, port: Port) -> list[Receiver] | None:
+def of_service(
+    api: ApiServer, namespace: str, name: str, port: Port
+) -> list[Receiver] | None:
     """Return the pods or addresses behind a port of a Service; None if there is no such Service."""
     status, service = api.ask(f"/api/v1/namespaces/{namespace}/services/{name}")
     if status != 200:
@@ -95,7 +97,9 @@ def of_service(api: ApiServer, namespace: str, name: str, port: Port) -> list[Re
         named_ports = _named_ports(pod)
         labels = nested(pod, "metadata", "labels") or selector
         address = str(nested(pod, "status").get("podIP") or "")
-        number = named_ports.get(target, port.number) if isinstance(target, str) else target
+        number = (
+            named_ports.get(target, port.number) if isinstance(target, str) else target
+        )
         end = End(address, namespace, labels, namespace_labels, named_ports)
         behind.append(Receiver(end, Port(number, port.protocol), selector))
     return behind
@@ -104,7 +108,10 @@ def of_service(api: ApiServer, namespace: str, name: str, port: Port) -> list[Re
 def _target_port(service: Json, port: Port) -> int | str:
     """Return the port of the pods, a number or a name, for a port of their Service."""
     for entry in nested(service, "spec").get("ports") or ():
-        if entry.get("port") == port.number and entry.get("protocol", "TCP") == port.protocol:
+        if (
+            entry.get("port") == port.number
+            and entry.get("protocol", "TCP") == port.protocol
+        ):
             target: int | str = entry.get("targetPort") or port.number
             return target
     return port.number
@@ -128,7 +135,9 @@ def _named_ports(pod: Json) -> dict[str, int]:
     }
 
 
-def _of_slices(api: ApiServer, namespace: str, name: str, port: Port) -> Iterator[Receiver]:
+def _of_slices(
+    api: ApiServer, namespace: str, name: str, port: Port
+) -> Iterator[Receiver]:
     """Yield the addresses of a Service that selects no pods, as the API server's own."""
     folder = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
     _, document = api.ask(f"{folder}?labelSelector=kubernetes.io/service-name%3D{name}")

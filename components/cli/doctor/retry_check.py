@@ -33,10 +33,16 @@ def retry_check(api: ApiServer, namespace: str) -> Finding:
         namespace: Namespace of Kubeflow Pipelines.
     """
     check = "retries of lost pods"
-    status, document = api.ask(f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}")
+    status, document = api.ask(
+        f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}"
+    )
     if status != 200:
-        reason = "is not there" if status == 404 else f"no permission to get it ({status})"
-        return Finding(check, "skipped", f"{CONFIG_MAP} in namespace {namespace}: {reason}")
+        reason = (
+            "is not there" if status == 404 else f"no permission to get it ({status})"
+        )
+        return Finding(
+            check, "skipped", f"{CONFIG_MAP} in namespace {namespace}: {reason}"
+        )
     defaults = _workflow_defaults(document)
     strategy = nested(defaults, "spec", "templateDefaults", "retryStrategy")
     # Argo's own default, where neither the template nor the controller names a policy.
@@ -56,7 +62,9 @@ def retry_check(api: ApiServer, namespace: str) -> Finding:
 def _workflow_defaults(config_map: Json) -> Json:
     """Return the defaults of all workflows; empty where there are none that can be read."""
     try:
-        defaults = yaml.safe_load(nested(config_map, "data").get("workflowDefaults") or "{}")
+        defaults = yaml.safe_load(
+            nested(config_map, "data").get("workflowDefaults") or "{}"
+        )
     except yaml.YAMLError:
         return {}
     return defaults if isinstance(defaults, dict) else {}
@@ -67,11 +75,12 @@ def _patch(namespace: str, defaults: Json) -> str:
     spec = nested(defaults, "spec")
     template = nested(spec, "templateDefaults")
     strategy = nested(template, "retryStrategy") or {"limit": "2"}
-    changed_template = {**template, "retryStrategy": {**strategy, "retryPolicy": "Always"}}
+    changed_template = {
+        **template,
+        "retryStrategy": {**strategy, "retryPolicy": "Always"},
+    }
     changed = {**defaults, "spec": {**spec, "templateDefaults": changed_template}}
     # YAML knows dates, JSON does not.
     workflow_defaults = json.dumps(changed, default=str)
     patch = json.dumps({"data": {"workflowDefaults": workflow_defaults}})
-    return (
-        f"kubectl -n {namespace} patch configmap {CONFIG_MAP} --type merge -p {shlex.quote(patch)}"
-    )
+    return f"kubectl -n {namespace} patch configmap {CONFIG_MAP} --type merge -p {shlex.quote(patch)}"

@@ -63,8 +63,12 @@ def _of_step(profile: Profile, step: str) -> Demand:
 
 def _of_nodes(nodes: Nodes, number: int) -> Demand:
     """Return what some nodes of a training on many nodes ask for together."""
-    together = {name: number * amount(quantity) for name, quantity in nodes.resources.items()}
-    return Demand("a node of train" if number == 1 else f"{number} nodes of train", together)
+    together = {
+        name: number * amount(quantity) for name, quantity in nodes.resources.items()
+    }
+    return Demand(
+        "a node of train" if number == 1 else f"{number} nodes of train", together
+    )
 
 
 def _check_nodes(api: ApiServer, profile: Profile) -> Finding:
@@ -82,7 +86,9 @@ def _check_nodes(api: ApiServer, profile: Profile) -> Finding:
         if shortage:
             return _too_large(api, check, shortage)
     largest = max(demands, key=lambda demand: demand.requests.get("memory", 0.0))
-    requests = ", ".join(in_words(name, number) for name, number in largest.requests.items())
+    requests = ", ".join(
+        in_words(name, number) for name, number in largest.requests.items()
+    )
     summary = f"each step fits on a node; the largest is {largest.pods}: {requests}"
     return Finding(check, "ok", summary)
 
@@ -96,17 +102,23 @@ def _shortage(nodes: list[Json], demand: Demand, profile: Profile) -> str:
     open_nodes = []
     for node in nodes:
         free = _allocatable(node)
-        has_the_gpus = not has_gpu or free.get(profile.gpu, 0.0) >= demand.requests[profile.gpu]
+        has_the_gpus = (
+            not has_gpu or free.get(profile.gpu, 0.0) >= demand.requests[profile.gpu]
+        )
         if admits(node, selector, tolerations) and has_the_gpus:
             open_nodes.append(free)
     if has_gpu and not open_nodes:
         return ""
     resources = ("cpu", "memory")
-    requests = {name: demand.requests[name] for name in resources if name in demand.requests}
+    requests = {
+        name: demand.requests[name] for name in resources if name in demand.requests
+    }
     for free in open_nodes:
         if all(free.get(name, 0.0) >= number for name, number in requests.items()):
             return ""
-    requests_text = " and ".join(in_words(name, number) for name, number in requests.items())
+    requests_text = " and ".join(
+        in_words(name, number) for name, number in requests.items()
+    )
     maxima = [
         in_words(name, max((free.get(name, 0.0) for free in open_nodes), default=0.0))
         for name in requests
@@ -170,14 +182,18 @@ def _over_quota(hard: Json, demands: list[Demand]) -> Iterator[str]:
         if key == "limits.memory":
             resource = "memory"
         allowed = amount(quantity)
-        over = [demand for demand in demands if demand.requests.get(resource, 0.0) > allowed]
+        over = [
+            demand for demand in demands if demand.requests.get(resource, 0.0) > allowed
+        ]
         if over:
             worst = max(over, key=lambda demand: demand.requests[resource])
             request = in_words(resource, worst.requests[resource])
             yield f"{key} is {quantity}, less than the {request} of {worst.pods}"
 
 
-def _check_limits(api: ApiServer, namespace: str, profile: Profile) -> Iterator[Finding]:
+def _check_limits(
+    api: ApiServer, namespace: str, profile: Profile
+) -> Iterator[Finding]:
     """Yield LimitRanges that refuse a step's container."""
     status, document = api.ask(f"/api/v1/namespaces/{namespace}/limitranges")
     if status != 200:
@@ -203,7 +219,9 @@ def _default_limits(limit: Json) -> Json:
     return {**(limit.get("max") or {}), **(limit.get("default") or {})}
 
 
-def _over_limit(limit: Json, profile: Profile, *, has_default_cores: bool) -> Iterator[str]:
+def _over_limit(
+    limit: Json, profile: Profile, *, has_default_cores: bool
+) -> Iterator[str]:
     if limit.get("type") not in ("Container", "Pod"):
         return
     maximum = limit.get("max") or {}
@@ -214,12 +232,16 @@ def _over_limit(limit: Json, profile: Profile, *, has_default_cores: bool) -> It
     default_limits = _default_limits(limit)
     if "cpu" in default_limits:
         # It becomes the step's limit, and a request above its limit is invalid.
-        yield from _first_step_over("cpu", "default.cpu", default_limits["cpu"], profile)
+        yield from _first_step_over(
+            "cpu", "default.cpu", default_limits["cpu"], profile
+        )
     if "memory" in maximum:
         yield from _first_step_over("memory", "max.memory", maximum["memory"], profile)
 
 
-def _first_step_over(resource: str, key: str, allowed: object, profile: Profile) -> Iterator[str]:
+def _first_step_over(
+    resource: str, key: str, allowed: object, profile: Profile
+) -> Iterator[str]:
     for step in STEPS:
         resources = profile.resources(step)
         request = resources.cpu if resource == "cpu" else resources.memory
@@ -228,7 +250,9 @@ def _first_step_over(resource: str, key: str, allowed: object, profile: Profile)
             return
 
 
-def _check_queue(api: ApiServer, namespace: str, nodes: Nodes, num_nodes: int) -> Finding:
+def _check_queue(
+    api: ApiServer, namespace: str, nodes: Nodes, num_nodes: int
+) -> Finding:
     """Return whether the queue of the profile's trainings can ever admit one."""
     check = f"room in queue {nodes.queue}"
     path = f"/apis/{KUEUE}/namespaces/{namespace}/localqueues/{nodes.queue}"
@@ -241,7 +265,9 @@ def _check_queue(api: ApiServer, namespace: str, nodes: Nodes, num_nodes: int) -
         cure = "make it (manifests/components/kueue), or correct spec.clusterQueue of the queue"
         return Finding(check, "failed", f"there is no ClusterQueue {name}", cure)
     if status != 200:
-        return Finding(check, "skipped", f"no permission to get its ClusterQueue ({status})")
+        return Finding(
+            check, "skipped", f"no permission to get its ClusterQueue ({status})"
+        )
     spec = nested(cluster_queue, "spec")
     training = _of_nodes(nodes, num_nodes)
     if spec.get("cohortName"):

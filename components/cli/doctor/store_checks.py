@@ -122,7 +122,11 @@ def store_checks(
 
 
 def _endpoint(environment: Mapping[str, str]) -> str:
-    return environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or ""
+    return (
+        environment.get("AWS_ENDPOINT_URL_S3")
+        or environment.get("AWS_ENDPOINT_URL")
+        or ""
+    )
 
 
 def _check_connection(endpoint: str) -> Finding:
@@ -182,7 +186,9 @@ def _check_write_once(store: Inspected, trial: str) -> Finding:
         cure = f"results could change after others were built on them; {USE_ANOTHER}"
         return Finding(check, "failed", problem, cure)
     if store.get_bytes(_key(name)) != b"%d" % winners[0]:
-        return Finding(check, "failed", "the bytes that stay are not the winner's", USE_ANOTHER)
+        return Finding(
+            check, "failed", "the bytes that stay are not the winner's", USE_ANOTHER
+        )
     observation = f"one of {NUM_WRITERS} writers at once won, and its bytes stay"
     return Finding(check, "ok", observation)
 
@@ -194,7 +200,9 @@ def _check_checksums(store: Inspected, trial: str) -> Finding:
         return Finding(check, "skipped", observation)
     wrong_digest = hashlib.sha256(b"other bytes").digest()
     checksum = base64.b64encode(wrong_digest).decode()
-    status, _ = store.ask("put_object", f"{trial}-checksum", Body=b"bytes", ChecksumSHA256=checksum)
+    status, _ = store.ask(
+        "put_object", f"{trial}-checksum", Body=b"bytes", ChecksumSHA256=checksum
+    )
     if status < 300:
         return Finding(
             check,
@@ -228,7 +236,9 @@ def _check_multipart(store: Inspected, trial: str) -> Finding:
             raise UserError(
                 f"{store.root}: an upload of two parts reads back differently; {USE_ANOTHER}"
             )
-    return Finding("store multipart", "ok", "an upload of two parts reads back as it was")
+    return Finding(
+        "store multipart", "ok", "an upload of two parts reads back as it was"
+    )
 
 
 def _check_clock(store: Inspected, clock: Callable[[], float]) -> Finding:
@@ -243,7 +253,9 @@ def _check_clock(store: Inspected, clock: Callable[[], float]) -> Finding:
     if abs(skew_seconds) <= MAX_SKEW_SECONDS:
         return Finding("store clock", "ok", f"{abs(skew_seconds):.0f} s apart")
     direction = "ahead of" if skew_seconds > 0 else "behind"
-    problem = f"this machine's clock is {abs(skew_seconds):,.0f} s {direction} the store's"
+    problem = (
+        f"this machine's clock is {abs(skew_seconds):,.0f} s {direction} the store's"
+    )
     cure = "set both by NTP: at 15 minutes requests are refused"
     return Finding("store clock", "failed", problem, cure)
 

@@ -75,7 +75,9 @@ def way_checks(
     path = f"/api/v1/namespaces/{namespace}/configmaps/{profile.config_map}"
     status, config_map = api.ask(path)
     if status == 200:
-        settings = {key: str(value) for key, value in nested(config_map, "data").items()}
+        settings = {
+            key: str(value) for key, value in nested(config_map, "data").items()
+        }
         if recipe is not None:
             yield from _check_offline(recipe, profile, settings)
             yield from _check_variables(recipe, profile, settings)
@@ -134,7 +136,9 @@ class _Policies:
         if namespace not in self._policies:
             path = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
             status, document = self._api.ask(path)
-            self._policies[namespace] = (document.get("items") or []) if status == 200 else None
+            self._policies[namespace] = (
+                (document.get("items") or []) if status == 200 else None
+            )
         return self._policies[namespace]
 
     def labels_of(self, namespace: str) -> dict[str, str]:
@@ -142,7 +146,10 @@ class _Policies:
         if namespace not in self._labels:
             _, document = self._api.ask(f"/api/v1/namespaces/{namespace}")
             name_label = {"kubernetes.io/metadata.name": namespace}
-            self._labels[namespace] = {**name_label, **nested(document, "metadata", "labels")}
+            self._labels[namespace] = {
+                **name_label,
+                **nested(document, "metadata", "labels"),
+            }
         return self._labels[namespace]
 
 
@@ -159,10 +166,16 @@ class _Senders:
         """Yield the pods that speak to a destination."""
         part = {"app.kubernetes.io/part-of": "ratchet"}
         for step in destination.steps or STEPS:
-            labels = {**part, "app.kubernetes.io/component": step, **self._profile.labels}
+            labels = {
+                **part,
+                "app.kubernetes.io/component": step,
+                **self._profile.labels,
+            }
             yield _Sender(step, replace(self._pod, labels={**labels, **_STEP_LABELS}))
         if destination.from_nodes and self._profile.nodes is not None:
-            yield _Sender("nodes of train", replace(self._pod, labels={**part, **_NODE_LABELS}))
+            yield _Sender(
+                "nodes of train", replace(self._pod, labels={**part, **_NODE_LABELS})
+            )
 
 
 @dataclass(frozen=True)
@@ -211,14 +224,26 @@ class _Ways:
         for namespace, name in _DNS:
             component = "openshift" if namespace == _OPENSHIFT_DNS[0] else "egress"
             dns = Destination("DNS", "every step", "", (), component, from_nodes=True)
-            found = self._service(replace(dns, protocol="UDP"), namespace, name, Port(53, "UDP"))
+            found = self._service(
+                replace(dns, protocol="UDP"), namespace, name, Port(53, "UDP")
+            )
             if found is not None:
                 yield found
                 break
         apis = (
-            (Destination("the API server", "every step", ""), "default", "kubernetes", 443),
+            (
+                Destination("the API server", "every step", ""),
+                "default",
+                "kubernetes",
+                443,
+            ),
             (_pipelines("its API"), PIPELINES_NAMESPACE, "ml-pipeline", 8887),
-            (_pipelines("its metadata"), PIPELINES_NAMESPACE, "metadata-grpc-service", 8080),
+            (
+                _pipelines("its metadata"),
+                PIPELINES_NAMESPACE,
+                "metadata-grpc-service",
+                8080,
+            ),
         )
         for destination, namespace, name, number in apis:
             found = self._service(destination, namespace, name, Port(number))
@@ -232,7 +257,9 @@ class _Ways:
         _, config_map = self._api.ask(path)
         endpoint = _artifact_endpoint(nested(config_map, "data"))
         if endpoint:
-            own_store = replace(_pipelines("its store"), reason="ConfigMap kfp-launcher")
+            own_store = replace(
+                _pipelines("its store"), reason="ConfigMap kfp-launcher"
+            )
             yield self.check(replace(own_store, url=endpoint))
             return
         for name in _KFP_STORES:
@@ -251,13 +278,17 @@ class _Ways:
             return None
         return self._judged(destination, f"{name}.{namespace}:{port.number}", behind)
 
-    def _judged(self, destination: Destination, address: str, behind: list[Receiver]) -> Finding:
+    def _judged(
+        self, destination: Destination, address: str, behind: list[Receiver]
+    ) -> Finding:
         check = f"way to {destination.purpose}"
         worst: Finding | None = None
         for receiver in behind:
             for sender in self._senders.of(destination):
                 obstacle = self._obstacle(destination, sender, receiver)
-                if obstacle is None or (worst is not None and obstacle.status == "warning"):
+                if obstacle is None or (
+                    worst is not None and obstacle.status == "warning"
+                ):
                     continue
                 reason = f"{obstacle.reason} ({destination.reason})"
                 found = f"{sender.name} does not reach {address}: {reason}"
@@ -275,10 +306,14 @@ class _Ways:
         own = self._policies.own or []
         if not is_open(own, "Egress", sender.end, end, receiver.port):
             cure = _cure(destination, receiver)
-            if end.address and is_open(own, "Egress", sender.end, End(end.address), receiver.port):
+            if end.address and is_open(
+                own, "Egress", sender.end, End(end.address), receiver.port
+            ):
                 reason = "some network plugins do not match pods by an ipBlock"
                 return _Obstacle("warning", reason, cure)
-            return _Obstacle("failed", f"no network policy of {self._namespace} opens it", cure)
+            return _Obstacle(
+                "failed", f"no network policy of {self._namespace} opens it", cure
+            )
         theirs = self._policies.of(end.namespace) if end.namespace else None
         # What may not be listed is not judged.
         if theirs and not is_open(theirs, "Ingress", end, sender.end, receiver.port):
@@ -300,7 +335,9 @@ def _artifact_endpoint(launcher: Json) -> str:
         providers = yaml.safe_load(launcher.get("providers") or "{}")
     except yaml.YAMLError:
         providers = {}
-    default = nested(providers, scheme, "default") if isinstance(providers, dict) else {}
+    default = (
+        nested(providers, scheme, "default") if isinstance(providers, dict) else {}
+    )
     endpoint = str(default.get("endpoint") or "")
     if not endpoint:
         return "https://s3.amazonaws.com" if scheme == "s3" else ""
@@ -314,8 +351,12 @@ def _cure(destination: Destination, receiver: Receiver) -> str:
     """Return which component of the manifests opens a way, and how."""
     address = receiver.end.address
     is_public = not receiver.end.namespace and ipaddress.ip_address(address).is_global
-    if destination.component != "egress" and (is_public or destination.protocol == "UDP"):
-        return f"list the component {destination.component} in your overlay, and apply it"
+    if destination.component != "egress" and (
+        is_public or destination.protocol == "UDP"
+    ):
+        return (
+            f"list the component {destination.component} in your overlay, and apply it"
+        )
     if is_public and receiver.port.number == 443:
         return "list the component outside-store, or egress with its addresses, and apply it"
     return (
@@ -329,8 +370,12 @@ def egress_operation(receiver: Receiver) -> str:
     end = receiver.end
     peer = f"{{ipBlock: {{cidr: {end.address}/{128 if ':' in end.address else 32}}}}}"
     if end.namespace:
-        labels = ", ".join(f"{key}: {value!r}" for key, value in sorted(receiver.selector.items()))
+        labels = ", ".join(
+            f"{key}: {value!r}" for key, value in sorted(receiver.selector.items())
+        )
         by_name = f"{{matchLabels: {{kubernetes.io/metadata.name: {end.namespace}}}}}"
         peer = f"{{namespaceSelector: {by_name}, podSelector: {{matchLabels: {{{labels}}}}}}}"
     port = f"{{protocol: {receiver.port.protocol}, port: {receiver.port.number}}}"
-    return f"{{op: add, path: /spec/egress/-, value: {{to: [{peer}], ports: [{port}]}}}}"
+    return (
+        f"{{op: add, path: /spec/egress/-, value: {{to: [{peer}], ports: [{port}]}}}}"
+    )

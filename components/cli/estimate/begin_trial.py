@@ -66,10 +66,14 @@ def try_out(
         )
         request = folder / "trial.json"
         request.write_text(trial.model_dump_json(), encoding="utf-8")
-        return _result_of(request, folder / "log.txt", _environment(folder, recipe, environment))
+        return _result_of(
+            request, folder / "log.txt", _environment(folder, recipe, environment)
+        )
 
 
-def _result_of(request: Path, log_path: Path, environment: Mapping[str, str]) -> Calibration:
+def _result_of(
+    request: Path, log_path: Path, environment: Mapping[str, str]
+) -> Calibration:
     """Return what the trial's process tells; raise what it met."""
     module = "components.cli.estimate.trial_process"
     command = [sys.executable, "-m", module, str(request), str(os.getpid())]
@@ -101,7 +105,9 @@ def _result_of(request: Path, log_path: Path, environment: Mapping[str, str]) ->
     return result
 
 
-def _output_of(child: subprocess.Popen[bytes], is_asked_to_end: Callable[[], bool]) -> bytes:
+def _output_of(
+    child: subprocess.Popen[bytes], is_asked_to_end: Callable[[], bool]
+) -> bytes:
     """Return what a process prints until it ends; end this one if it is asked to."""
     while True:
         if is_asked_to_end():
@@ -116,19 +122,25 @@ def _sigterm_noted() -> Iterator[Callable[[], bool]]:
     """Note SIGTERM instead of dying from it, so that nothing is left behind; yield whether it came."""
     # No exception of the handler's: one that came as the child is started would leave it running.
     received = threading.Event()
-    previous_handler = signal.signal(signal.SIGTERM, lambda number, frame: received.set())
+    previous_handler = signal.signal(
+        signal.SIGTERM, lambda number, frame: received.set()
+    )
     try:
         yield received.is_set
     finally:
         signal.signal(signal.SIGTERM, previous_handler)
 
 
-def _environment(folder: Path, recipe: Recipe, environment: Mapping[str, str]) -> dict[str, str]:
+def _environment(
+    folder: Path, recipe: Recipe, environment: Mapping[str, str]
+) -> dict[str, str]:
     """Return the variables of a trial: those of a local run, with a cache of its own."""
     import_path = [str(SOURCE_TREE), environment.get("PYTHONPATH", "")]
     # A trial is no run: a tracking server hears nothing of it.
     kept_variables = {
-        name: value for name, value in environment.items() if name != "MLFLOW_TRACKING_URI"
+        name: value
+        for name, value in environment.items()
+        if name != "MLFLOW_TRACKING_URI"
     }
     return {
         **kept_variables,

@@ -106,7 +106,9 @@ def rate_through(smaller: Part | None, larger: Part) -> Rate:
     )
 
 
-def measured_rate(measure: Callable[[int], Part], num_units: int, seconds: float) -> Rate:
+def measured_rate(
+    measure: Callable[[int], Part], num_units: int, seconds: float
+) -> Rate:
     """Return the rate of a task, from parts of it that grow until they take about `seconds`.
 
     Args:
@@ -118,7 +120,9 @@ def measured_rate(measure: Callable[[int], Part], num_units: int, seconds: float
     smaller = None
     part = _undisturbed(measure, size)
     # Two parts at least: of a single short one nobody knows how much is fixed.
-    while size < num_units and part.cost.seconds * (GROWTH if smaller else 1) <= seconds:
+    while (
+        size < num_units and part.cost.seconds * (GROWTH if smaller else 1) <= seconds
+    ):
         smaller = part
         size = min(num_units, size * GROWTH)
         part = _undisturbed(measure, size)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from components.canonical import JsonObject
-from components.cli.estimate.calibration import Calibration, Cost, Rate, mean, num_gpus, total
+from components.cli.estimate.calibration import (
+    Calibration,
+    Cost,
+    Rate,
+    mean,
+    num_gpus,
+    total,
+)
 from components.cli.stores import unknown_run
 from components.contracts.recipe import Recipe
 from components.contracts.summaries import GenerateSummary, TrainSummary
@@ -22,13 +29,21 @@ START_SECONDS = 8.0
 LEAST_UNCERTAINTY = 0.10
 """Share by which equal work takes longer from one day to the next."""
 AMOUNTS: dict[str, set[str]] = {
-    "generate": {"prompts_per_round", "samples_per_prompt", "temperature", "top_k", "top_p"},
+    "generate": {
+        "prompts_per_round",
+        "samples_per_prompt",
+        "temperature",
+        "top_k",
+        "top_p",
+    },
     "train": {"pretrain", "first", "rounds", "weight_decay", "dropout"},
 }
 """Section → keys that change how much work there is, or what comes of it, but not its rate."""
 
 
-def earlier_calibration(context: Context, recipe: Recipe, host: str) -> Calibration | None:
+def earlier_calibration(
+    context: Context, recipe: Recipe, host: str
+) -> Calibration | None:
     """Return the costs of the newest run whose tasks have the rates of this recipe's, on this host.
 
     Args:
@@ -74,11 +89,15 @@ def rates_of(recipe: Recipe) -> JsonObject:
     sections: JsonObject = {}
     for name in ("model", "data", "generate", "train", "evaluate"):
         section = getattr(recipe, name)
-        sections[name] = section.model_dump(mode="json", exclude=AMOUNTS.get(name, set()))
+        sections[name] = section.model_dump(
+            mode="json", exclude=AMOUNTS.get(name, set())
+        )
     return sections
 
 
-def calibration_of(context: Context, view: RunView, recipe: Recipe) -> Calibration | None:
+def calibration_of(
+    context: Context, view: RunView, recipe: Recipe
+) -> Calibration | None:
     """Return the costs of a run's tasks; None if a kind of task is missing.
 
     Tasks that were interrupted, or found their work done, are left out: their records have the times
@@ -106,7 +125,9 @@ def calibration_of(context: Context, view: RunView, recipe: Recipe) -> Calibrati
     return Calibration(
         source="earlier run",
         run_id=view.run_id,
-        uncertainty=max(LEAST_UNCERTAINTY, _spread([rate.unit.seconds for rate in later])),
+        uncertainty=max(
+            LEAST_UNCERTAINTY, _spread([rate.unit.seconds for rate in later])
+        ),
         cores=context.threads,
         gpus=num_gpus(),
         start=Cost(seconds=START_SECONDS),
@@ -146,10 +167,14 @@ def _cost(view: RunView, task: TaskView) -> Cost:
     )
 
 
-def _costs(view: RunView, tasks: Sequence[TaskView], step: str, name: str) -> list[Cost]:
+def _costs(
+    view: RunView, tasks: Sequence[TaskView], step: str, name: str
+) -> list[Cost]:
     """Return the costs of the tasks of a step whose name begins in a certain way."""
     return [
-        _cost(view, task) for task in tasks if task.last.step == step and task.name.startswith(name)
+        _cost(view, task)
+        for task in tasks
+        if task.last.step == step and task.name.startswith(name)
     ]
 
 
@@ -167,11 +192,14 @@ def _training(view: RunView, task: TaskView) -> Rate:
 
 def _mean_rate(rates: Sequence[Rate]) -> Rate:
     return Rate(
-        fixed=mean([rate.fixed for rate in rates]), unit=mean([rate.unit for rate in rates])
+        fixed=mean([rate.fixed for rate in rates]),
+        unit=mean([rate.unit for rate in rates]),
     )
 
 
-def _samplings(view: RunView, tasks: Sequence[TaskView]) -> Iterator[tuple[int, Cost, Cost]]:
+def _samplings(
+    view: RunView, tasks: Sequence[TaskView]
+) -> Iterator[tuple[int, Cost, Cost]]:
     """Yield (samples, cost of all shards of generate, cost of select) of each round."""
     for select in tasks:
         if select.last.step != "select":
@@ -183,7 +211,9 @@ def _samplings(view: RunView, tasks: Sequence[TaskView]) -> Iterator[tuple[int, 
         ]
         receipts = [view.receipts.get(task.worked.receipt) for task in shards]
         summaries = [
-            read_summary(receipt, GenerateSummary) for receipt in receipts if receipt is not None
+            read_summary(receipt, GenerateSummary)
+            for receipt in receipts
+            if receipt is not None
         ]
         if not summaries or len(summaries) != summaries[0].shards:
             continue

@@ -91,7 +91,10 @@ def forecast(recipe: Recipe, calibration: Calibration, rounds: int) -> Forecast:
     return Forecast(
         before=tuple(_with_gap(line) for line in before),
         each_round=tuple(_with_gap(line) for line in each_round),
-        after=(_with_gap(Line("publish", calibration.publish)), _with_gap(Line("report", Cost()))),
+        after=(
+            _with_gap(Line("publish", calibration.publish)),
+            _with_gap(Line("report", Cost())),
+        ),
         num_rounds=min(rounds, recipe.decide.max_rounds),
     )
 
@@ -106,7 +109,9 @@ def price_table(prices: tuple[str, ...]) -> dict[str, float]:
     for text in prices:
         name, _, amount_text = text.partition("=")
         if name not in PRICED:
-            raise UserError(f"--price {text}: use NAME=AMOUNT with one of {', '.join(PRICED)}")
+            raise UserError(
+                f"--price {text}: use NAME=AMOUNT with one of {', '.join(PRICED)}"
+            )
         try:
             amount = float(amount_text)
         except ValueError:
@@ -119,7 +124,9 @@ def price_table(prices: tuple[str, ...]) -> dict[str, float]:
     return table
 
 
-def money_of(cost: Cost, calibration: Calibration, prices: Mapping[str, float]) -> float:
+def money_of(
+    cost: Cost, calibration: Calibration, prices: Mapping[str, float]
+) -> float:
     """Return the price of a cost by a table of `price_table`."""
     hours = cost.seconds / 3600
     amounts = {
@@ -143,8 +150,12 @@ def rounds_within(recipe: Recipe, plan: Forecast) -> int | None:
     # Without a first stage nothing is decided before round 1 has ended.
     for number in range(0 if first_round else 1, plan.num_rounds):
         last_round = plan.each_round if number else first_round
-        next_seconds = _seconds(once) + number * _seconds(plan.each_round) + _seconds(last_round)
-        next_tokens = _tokens(once) + number * _tokens(plan.each_round) + _tokens(last_round)
+        next_seconds = (
+            _seconds(once) + number * _seconds(plan.each_round) + _seconds(last_round)
+        )
+        next_tokens = (
+            _tokens(once) + number * _tokens(plan.each_round) + _tokens(last_round)
+        )
         if budget.minutes is not None and next_seconds > 60 * budget.minutes:
             return number
         if budget.tokens is not None and next_tokens > budget.tokens:

@@ -84,7 +84,8 @@ def prepare_part(trial: Trial) -> Prepared:
         num_evaluated=len(questions.prompts),
         num_sampled=len(questions.sampled_prompts),
         num_released=counts.get("vault") or counts.get("test", 0),
-        num_round_prompts=len(sampled_prompts) or trial.recipe.generate.prompts_per_round,
+        num_round_prompts=len(sampled_prompts)
+        or trial.recipe.generate.prompts_per_round,
         num_dev_rows=counts.get("dev", 0),
         evaluated=lengths.of(questions.prompts),
         sampled=lengths.of(sampled_prompts or questions.prompts),
@@ -99,7 +100,9 @@ class _Lengths:
         with fetched_checkpoint(context, campaign.prepared) as folder:
             self._codec = load_codec(folder, campaign.recipe.model.system_prompt)
         labelled = [row for row in labelled_rows(context, campaign) if row.prompt]
-        self._taught = [self._length(row.completion) for row in evenly(labelled, MAX_MEASURED)]
+        self._taught = [
+            self._length(row.completion) for row in evenly(labelled, MAX_MEASURED)
+        ]
 
     def of(self, prompts: Sequence[Prompt]) -> AnswerLengths | None:
         """Return the lengths of the answers to prompts; None if no answer was taught."""

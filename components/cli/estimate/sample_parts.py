@@ -29,7 +29,9 @@ from components.generate.shard_plan import plan_shard
 from components.modeling.inference.answers import row_of
 
 
-def evaluate_part(trial: Trial, start: str, num_prompts: int, max_new_tokens: int | None) -> Part:
+def evaluate_part(
+    trial: Trial, start: str, num_prompts: int, max_new_tokens: int | None
+) -> Part:
     """Measure the base on some of the campaign's questions, by the code of the evaluate step.
 
     Args:
@@ -42,7 +44,9 @@ def evaluate_part(trial: Trial, start: str, num_prompts: int, max_new_tokens: in
     campaign = campaign_in_rounds(trial, start, max_new_tokens)
     questions = _some_of(read_questions(context, campaign), num_prompts)
     begin = context.clock()
-    measured, account = measure(context, campaign, campaign.prepared, questions, harness=False)
+    measured, account = measure(
+        context, campaign, campaign.prepared, questions, harness=False
+    )
     seconds = context.clock() - begin
     with tempfile.TemporaryDirectory(dir=trial.folder) as name:
         files: dict[str, Sequence[BaseModel]] = {
@@ -53,14 +57,18 @@ def evaluate_part(trial: Trial, start: str, num_prompts: int, max_new_tokens: in
         for file_name, rows in files.items():
             write_rows(Path(name) / file_name, rows)
         stored_bytes = sum(path.stat().st_size for path in Path(name).iterdir())
-    cost = Cost(seconds=seconds, tokens_sampled=account.tokens, stored_bytes=stored_bytes)
+    cost = Cost(
+        seconds=seconds, tokens_sampled=account.tokens, stored_bytes=stored_bytes
+    )
     return Part(num_units=len(questions.prompts), cost=cost)
 
 
 def _some_of(questions: Questions, num_prompts: int) -> Questions:
     """Return questions with so many of their prompts, and as great a share of their texts."""
     share = min(1.0, num_prompts / max(1, len(questions.prompts)))
-    pairs = evenly(list(zip(questions.prompts, questions.splits, strict=True)), num_prompts)
+    pairs = evenly(
+        list(zip(questions.prompts, questions.splits, strict=True)), num_prompts
+    )
     num_texts = max(1, round(share * len(questions.texts)))
     return replace(
         questions,
@@ -102,11 +110,16 @@ def sample_part(
         begin = context.clock()
         engine = open_engine(plan.engine, context, campaign, folder)
         for first in range(0, len(chosen_asks), size):
-            samples += engine.answer(chosen_asks[first : first + size], lambda num_answers: None)
+            samples += engine.answer(
+                chosen_asks[first : first + size], lambda num_answers: None
+            )
         seconds = context.clock() - begin
     asked = {ask.prompt.id: ask.prompt for ask in chosen_asks}
     in_pairs = campaign.recipe.train.method in ("dpo", "rpo")
-    rows = [_as_row(asked[sample.prompt_id], sample, in_pairs=in_pairs) for sample in samples]
+    rows = [
+        _as_row(asked[sample.prompt_id], sample, in_pairs=in_pairs)
+        for sample in samples
+    ]
     write_rows(rows_file(trial, shard), evenly(rows, MAX_ROWS))
     # As often as they are stored: in the samples, and accepted or dropped.
     stored_bytes = 2 * sum(len(sample.model_dump_json()) for sample in samples)
@@ -125,6 +138,10 @@ def _as_row(prompt: Prompt, sample: Sample, *, in_pairs: bool) -> TrainingRow:
     """
     answer = known_answer(prompt)
     text = sample.text if answer is None or prompt.is_text else answer
-    row = row_of(prompt, sample.model_copy(update={"text": text or "-", "finished": True}))
-    worse = sample.text if sample.text not in ("", row.completion) else f"-{row.completion}"
+    row = row_of(
+        prompt, sample.model_copy(update={"text": text or "-", "finished": True})
+    )
+    worse = (
+        sample.text if sample.text not in ("", row.completion) else f"-{row.completion}"
+    )
     return row.model_copy(update={"worse": worse}) if in_pairs else row

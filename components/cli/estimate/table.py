@@ -15,7 +15,10 @@ from components.report.words import seconds_text
 
 
 def document_of(
-    recipe: Recipe, calibration: Calibration, plan: Forecast, prices: Mapping[str, float]
+    recipe: Recipe,
+    calibration: Calibration,
+    plan: Forecast,
+    prices: Mapping[str, float],
 ) -> dict[str, object]:
     """Return a forecast as one JSON document."""
 
@@ -113,7 +116,10 @@ def price_text(amount: float) -> str:
 
 
 def _sentences(
-    recipe: Recipe, calibration: Calibration, plan: Forecast, prices: Mapping[str, float]
+    recipe: Recipe,
+    calibration: Calibration,
+    plan: Forecast,
+    prices: Mapping[str, float],
 ) -> Iterator[str]:
     """Yield what a person asks beside the table."""
     origin = "a trial on this machine"
@@ -126,7 +132,9 @@ def _sentences(
     hours = plan.most.seconds / 3600
     devices = f"{hours * calibration.cores:.2g} core hours ({calibration.cores} cores)"
     if calibration.gpus:
-        devices += f", {hours * calibration.gpus:.2g} GPU hours ({calibration.gpus} GPUs)"
+        devices += (
+            f", {hours * calibration.gpus:.2g} GPU hours ({calibration.gpus} GPUs)"
+        )
     yield f"At most {devices}."
     if prices:
         least = money_of(plan.least, calibration, prices)
@@ -150,7 +158,9 @@ def _about_budget(recipe: Recipe, plan: Forecast) -> Iterator[str]:
     )
 
 
-def _unknowns(recipe: Recipe, calibration: Calibration, plan: Forecast) -> Iterator[str]:
+def _unknowns(
+    recipe: Recipe, calibration: Calibration, plan: Forecast
+) -> Iterator[str]:
     """Yield what no trial can tell, and what this one has left out."""
     if plan.num_rounds > 1:
         yield (

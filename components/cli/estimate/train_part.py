@@ -68,7 +68,9 @@ def train_part(
     campaign = campaign_in_rounds(trial, start, max_new_tokens=None)
     section = campaign.recipe.train
     has_pretrain = phase != "round" and section.pretrain is not None
-    stage_name: Literal["pretrain", "sft"] = "pretrain" if phase == "pretrain" else "sft"
+    stage_name: Literal["pretrain", "sft"] = (
+        "pretrain" if phase == "pretrain" else "sft"
+    )
 
     def is_learnt(row: TrainingRow) -> bool:
         return is_of_stage(row, stage_name, with_text=not has_pretrain)
@@ -85,9 +87,14 @@ def train_part(
     num_dev_rows = min(len(dev_rows), MAX_DEV_ROWS)
     with fetched_checkpoint(context, campaign.prepared) as base:
         begin = context.clock()
-        train(_job(campaign, trial, base, job_folder, stage_name, batch_size, num_steps), context)
+        train(
+            _job(campaign, trial, base, job_folder, stage_name, batch_size, num_steps),
+            context,
+        )
         seconds = context.clock() - begin
-    measured = Measured.model_validate_json((job_folder / "output/measured.json").read_bytes())
+    measured = Measured.model_validate_json(
+        (job_folder / "output/measured.json").read_bytes()
+    )
     shutil.rmtree(job_folder)
     step_seconds = statistics.median(stopwatch.step_seconds[WARM_UP_STEPS:-1])
     # The dev rows are evaluated after the last step, and count to it.
@@ -153,7 +160,9 @@ def _job(
         output=folder / "output",
         system_prompt=campaign.recipe.model.system_prompt,
         section=section.model_copy(update=changes),
-        stages=(Stage(name=stage_name, steps=num_steps, learning_rate=plan.learning_rate),),
+        stages=(
+            Stage(name=stage_name, steps=num_steps, learning_rate=plan.learning_rate),
+        ),
         weight_decay=plan.weight_decay,
         lora=plan.lora,
         layers=plan.layers,
@@ -164,14 +173,20 @@ def _job(
     )
 
 
-def _mix(trial: Trial, context: Context, campaign: Campaign, phase: Phase) -> list[TrainingRow]:
+def _mix(
+    trial: Trial, context: Context, campaign: Campaign, phase: Phase
+) -> list[TrainingRow]:
     """Return rows such as a phase trains on; of a later round its share of labelled rows too."""
     labelled = evenly(list(labelled_rows(context, campaign)), MAX_ROWS)
-    generated = [row for path in sorted(trial.folder.glob("rows-*")) for row in rows_in(path)]
+    generated = [
+        row for path in sorted(trial.folder.glob("rows-*")) for row in rows_in(path)
+    ]
     if phase != "round" or not generated:
         return labelled
     share = campaign.recipe.select.labelled_share if labelled else 0.0
     num_labelled = round(len(generated) * share / max(1e-9, 1 - share))
     if num_labelled > len(labelled):
-        generated = evenly(generated, max(1, round(len(labelled) * (1 - share) / share)))
+        generated = evenly(
+            generated, max(1, round(len(labelled) * (1 - share) / share))
+        )
     return evenly(labelled, num_labelled) + generated

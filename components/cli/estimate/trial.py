@@ -103,7 +103,9 @@ def samples_of_round(recipe: Recipe, num_prompts: int) -> int:
     return count
 
 
-def _evaluation(trial: Trial, prepared: Prepared, lengths: AnswerLengths | None) -> Rate:
+def _evaluation(
+    trial: Trial, prepared: Prepared, lengths: AnswerLengths | None
+) -> Rate:
     """Return the rate of an evaluation by prompt.
 
     Args:
@@ -114,12 +116,16 @@ def _evaluation(trial: Trial, prepared: Prepared, lengths: AnswerLengths | None)
     longest = None if lengths is None else lengths.longest
 
     def measure(num_prompts: int) -> Part:
-        return forked(partial(evaluate_part, trial, prepared.start, num_prompts, longest))
+        return forked(
+            partial(evaluate_part, trial, prepared.start, num_prompts, longest)
+        )
 
     rate = measured_rate(measure, prepared.num_evaluated, EVALUATE_SECONDS)
     if lengths is None:
         return rate
-    num_samples = prepared.num_evaluated + trial.recipe.evaluate.pass_k * prepared.num_sampled
+    num_samples = (
+        prepared.num_evaluated + trial.recipe.evaluate.pass_k * prepared.num_sampled
+    )
     return with_tokens(rate, lengths.mean * num_samples / prepared.num_evaluated)
 
 
@@ -195,7 +201,9 @@ def _rate_of_training(
     section = trial.recipe.train
     measured = _measured_training(trial, prepared, phase)
     num_evaluations = -(-num_steps // section.evaluate_every)
-    evaluation_seconds = num_evaluations * prepared.num_dev_rows * measured.dev_row_seconds
+    evaluation_seconds = (
+        num_evaluations * prepared.num_dev_rows * measured.dev_row_seconds
+    )
     # Peers train side by side, as many as there are cores.
     num_turns = -(-section.num_peers // min(section.num_peers, threads))
     num_devices = section.num_nodes * (section.num_processes if num_gpus() else 1)
@@ -212,14 +220,18 @@ def _rate_of_training(
     )
 
 
-def _measured_training(trial: Trial, prepared: Prepared, phase: Phase) -> MeasuredTraining:
+def _measured_training(
+    trial: Trial, prepared: Prepared, phase: Phase
+) -> MeasuredTraining:
     """Return the times of whole optimizer steps; where these are long, of steps of fewer rows."""
     batch_size = trial.recipe.train.batch_size
     num_rows = min(FIRST_UNITS, batch_size)
     num_steps = LEAST_STEPS
     smaller = None
     while True:
-        measured = forked(partial(train_part, trial, prepared.start, phase, num_rows, num_steps))
+        measured = forked(
+            partial(train_part, trial, prepared.start, phase, num_rows, num_steps)
+        )
         part = Part(num_units=num_rows, cost=Cost(seconds=measured.step_seconds))
         # An upper bound: many rows fill a processor better than few.
         next_step_seconds = max(part.cost.seconds * GROWTH, 1e-6)
@@ -227,8 +239,12 @@ def _measured_training(trial: Trial, prepared: Prepared, phase: Phase) -> Measur
             break
         smaller = part
         num_rows = min(batch_size, num_rows * GROWTH)
-        num_steps = max(LEAST_STEPS, min(MOST_STEPS, int(TRAIN_SECONDS / next_step_seconds)))
-    step = rate_through(smaller if num_rows < batch_size else None, part).cost_of(batch_size)
+        num_steps = max(
+            LEAST_STEPS, min(MOST_STEPS, int(TRAIN_SECONDS / next_step_seconds))
+        )
+    step = rate_through(smaller if num_rows < batch_size else None, part).cost_of(
+        batch_size
+    )
     changes = {
         "step_seconds": step.seconds,
         "step_tokens": measured.step_tokens * batch_size / num_rows,

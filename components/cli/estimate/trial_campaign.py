@@ -30,7 +30,9 @@ def context_of(trial: Trial) -> Context:
     return make_context(trial.store, os.environ)
 
 
-def campaign_in_rounds(trial: Trial, start: str, max_new_tokens: int | None) -> Campaign:
+def campaign_in_rounds(
+    trial: Trial, start: str, max_new_tokens: int | None
+) -> Campaign:
     """Return the campaign as it would be after round 0, with the base in the champion's place.
 
     Args:

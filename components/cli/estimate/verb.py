@@ -33,11 +33,14 @@ def estimate(
     like: Annotated[
         str,
         typer.Option(
-            metavar="RUN", show_default=False, help="Take the rates of this run, wherever it ran."
+            metavar="RUN",
+            show_default=False,
+            help="Take the rates of this run, wherever it ran.",
         ),
     ] = "",
     trial: Annotated[
-        bool, typer.Option("--trial", help="Try the recipe out, whatever earlier runs tell.")
+        bool,
+        typer.Option("--trial", help="Try the recipe out, whatever earlier runs tell."),
     ] = False,
     price: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -62,12 +65,16 @@ def estimate(
 
     prices = price_table(tuple(price or ()))
     if like and trial:
-        raise UserError("--like takes the rates of a run, --trial none: leave out one of them")
+        raise UserError(
+            "--like takes the rates of a run, --trial none: leave out one of them"
+        )
     path = find_recipe(recipe)
     resolved = load_recipe(path, tuple(override or ()))
     require_packages(resolved)
     check_recipe(resolved, path, os.environ)
-    calibration = _calibration(resolved, path, store or default_store(), like, rounds, trial=trial)
+    calibration = _calibration(
+        resolved, path, store or default_store(), like, rounds, trial=trial
+    )
     plan = forecast(resolved, calibration, rounds)
     if as_json:
         print_json(document_of(resolved, calibration, plan, prices))
@@ -80,7 +87,10 @@ def _calibration(
 ) -> Calibration:
     """Return the rates of a run, or else of a trial."""
     from components.cli.estimate.begin_trial import try_out
-    from components.cli.estimate.earlier_run import calibration_like, earlier_calibration
+    from components.cli.estimate.earlier_run import (
+        calibration_like,
+        earlier_calibration,
+    )
 
     context = open_context(store)
     if like:

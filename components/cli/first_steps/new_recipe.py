@@ -97,14 +97,20 @@ def new_recipe(wishes: Wishes, environment: Mapping[str, str]) -> NewRecipe:
     # Dev rows once: their prompts are no rows of their own.
     return NewRecipe(
         text=text,
-        counts={name: count for name, count in counts.items() if count and name != DEV_PROMPTS},
+        counts={
+            name: count
+            for name, count in counts.items()
+            if count and name != DEV_PROMPTS
+        },
         rejected=splits.rejected_counts if splits else {},
         outlook=outlook,
         warning=_warning(examples),
     )
 
 
-def source_of(uri: str, check: str, fields: Mapping[str, str] = MappingProxyType({})) -> DataSource:
+def source_of(
+    uri: str, check: str, fields: Mapping[str, str] = MappingProxyType({})
+) -> DataSource:
     """Return a source that is checked by a verifier that a person named.
 
     Args:
@@ -138,7 +144,9 @@ def _rows(
     examples: list[Example] = []
     dropped: list[Dropped] = []
     with naming_field_options():
-        for item in read_source(path, source.model_copy(update={"limit": MAX_ROWS_LOOKED_AT})):
+        for item in read_source(
+            path, source.model_copy(update={"limit": MAX_ROWS_LOOKED_AT})
+        ):
             if isinstance(item, Dropped):
                 dropped.append(item)
             else:
@@ -166,7 +174,9 @@ def naming_field_options() -> Iterator[None]:
 
 def _require_accepted_answer(data: str, examples: list[Example]) -> None:
     """Raise UserError if the check refuses the given answer of every row that is looked at."""
-    answered = [example for example in examples if example.prompt and example.completion]
+    answered = [
+        example for example in examples if example.prompt and example.completion
+    ]
     looked_at = answered[:ANSWERS_LOOKED_AT]
     # With this check the answer of a row is a pattern, which does not match itself.
     if not looked_at or looked_at[0].verifier == "regex":
@@ -201,18 +211,28 @@ def _outlook(recipe: Recipe, splits: Splits | None, data: str, num_rows: int) ->
         return outlook_of(recipe, splits.validation, len(splits.unlabelled)).in_words
     except UserError as error:
         # The keys that it names stand in no file yet; rows are what a person has.
-        raise UserError(f"{data}: {num_rows} usable rows are too few ({error})") from None
+        raise UserError(
+            f"{data}: {num_rows} usable rows are too few ({error})"
+        ) from None
 
 
-def _text(wishes: Wishes, check: str, examples: list[Example], num_unlabelled: int) -> str:
+def _text(
+    wishes: Wishes, check: str, examples: list[Example], num_unlabelled: int
+) -> str:
     lengths = sorted(len(example.completion or "") for example in examples) or [200]
     longest_usual = lengths[int(0.99 * (len(lengths) - 1))]
     is_short = longest_usual <= SHORT_ANSWER_CHARACTERS
     from_scratch = wishes.model == "scratch"
     # A byte is a token of a new model; a token of a language model has about four characters.
-    max_new_tokens = min(1024, 16 + (2 * longest_usual if from_scratch else longest_usual))
-    longest_row = max((len(e.prompt) + len(e.completion or "") for e in examples), default=1000)
-    max_length = min(2048, max(128, 64 + (longest_row if from_scratch else longest_row // 2)))
+    max_new_tokens = min(
+        1024, 16 + (2 * longest_usual if from_scratch else longest_usual)
+    )
+    longest_row = max(
+        (len(e.prompt) + len(e.completion or "") for e in examples), default=1000
+    )
+    max_length = min(
+        2048, max(128, 64 + (longest_row if from_scratch else longest_row // 2))
+    )
     steps = min(1000, max(60, PASSES_OVER_ROWS * len(examples) // (2 * BATCH_ROWS)))
     rate = 0.002 if from_scratch else 0.00002
     values = {
@@ -220,7 +240,9 @@ def _text(wishes: Wishes, check: str, examples: list[Example], num_unlabelled: i
         "model": _model(wishes.model, max_length),
         "data": _scalar(wishes.data),
         "check": _scalar(check),
-        "fields": "".join(f"      {key}: {_scalar(name)}\n" for key, name in wishes.fields.items()),
+        "fields": "".join(
+            f"      {key}: {_scalar(name)}\n" for key, name in wishes.fields.items()
+        ),
         "prompts": max(1, min(1000, num_unlabelled)),
         "max_new_tokens": max_new_tokens,
         "select": _select(wishes.check, is_short=is_short),

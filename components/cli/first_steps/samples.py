@@ -68,7 +68,11 @@ def samples_of(
     """
     number = _round_with_samples(view, round_number)
     select = _select_receipt(context, view, number)
-    rows = _selected(context, view, select) if select else _unselected(context, view, number)
+    rows = (
+        _selected(context, view, select)
+        if select
+        else _unselected(context, view, number)
+    )
     all_samples = list(rows)
     counts: dict[str, int] = {}
     for sample in all_samples:
@@ -77,7 +81,9 @@ def samples_of(
     fitting = [sample for sample in all_samples if _fits(sample, fates)]
     if not fitting and counts:
         there_are = ", ".join(f"{fate} {count}" for fate, count in counts.items())
-        raise UserError(f"round {number} has no sample that is {fates!r} (there are: {there_are})")
+        raise UserError(
+            f"round {number} has no sample that is {fates!r} (there are: {there_are})"
+        )
     total = len(fitting)
     if total > limit:
         # Neighbours belong to one prompt and resemble each other.
@@ -87,11 +93,18 @@ def samples_of(
 
 def print_samples(console: Console, round_samples: RoundSamples) -> None:
     """Print samples one below the other, for terminals of any width."""
-    counts = ", ".join(f"{fate} {count:,}" for fate, count in round_samples.counts.items())
-    console.print(Text(f"round {round_samples.round}: {counts or 'no samples'}", style="bold"))
+    counts = ", ".join(
+        f"{fate} {count:,}" for fate, count in round_samples.counts.items()
+    )
+    console.print(
+        Text(f"round {round_samples.round}: {counts or 'no samples'}", style="bold")
+    )
     if round_samples.why_weak is not None:
         console.print(
-            Text(f"nothing was trained: {cut(round_samples.why_weak, SHOWN_CHARACTERS)}", "yellow")
+            Text(
+                f"nothing was trained: {cut(round_samples.why_weak, SHOWN_CHARACTERS)}",
+                "yellow",
+            )
         )
     for sample in round_samples.samples:
         console.print()
@@ -137,31 +150,45 @@ def _fits(sample: ShownSample, fates: str) -> bool:
 
 
 def _round_with_samples(view: RunView, round_number: int | None) -> int:
-    rounds = sorted({task.last.round for task in view.tasks if task.last.step == "generate"})
+    rounds = sorted(
+        {task.last.round for task in view.tasks if task.last.step == "generate"}
+    )
     if not rounds:
-        raise UserError(f"run {view.run_id} has no samples yet: they are drawn in round 1")
+        raise UserError(
+            f"run {view.run_id} has no samples yet: they are drawn in round 1"
+        )
     if round_number is None:
         return rounds[-1]
     if round_number not in rounds:
         listed = ", ".join(map(str, rounds))
-        raise UserError(f"run {view.run_id} has no samples of round {round_number} (of: {listed})")
+        raise UserError(
+            f"run {view.run_id} has no samples of round {round_number} (of: {listed})"
+        )
     return round_number
 
 
-def _last_receipts(context: Context, view: RunView, step: str, round_number: int) -> list[Receipt]:
+def _last_receipts(
+    context: Context, view: RunView, step: str, round_number: int
+) -> list[Receipt]:
     return [
         read_receipt(context, task.last.receipt)
         for task in view.tasks
-        if task.last.step == step and task.last.round == round_number and task.last.receipt
+        if task.last.step == step
+        and task.last.round == round_number
+        and task.last.receipt
     ]
 
 
-def _select_receipt(context: Context, view: RunView, round_number: int) -> Receipt | None:
+def _select_receipt(
+    context: Context, view: RunView, round_number: int
+) -> Receipt | None:
     receipts = _last_receipts(context, view, "select", round_number)
     return receipts[-1] if receipts else None
 
 
-def _selected(context: Context, view: RunView, select: Receipt) -> Iterator[ShownSample]:
+def _selected(
+    context: Context, view: RunView, select: Receipt
+) -> Iterator[ShownSample]:
     expected = expected_answers(context, view, select)
     for row in read_rows(fetch(context, select, artifacts.ACCEPTED), TrainingRow):
         reference = expected.get(str(row.provenance.get("prompt_id")), "")
@@ -172,7 +199,9 @@ def _selected(context: Context, view: RunView, select: Receipt) -> Iterator[Show
         prompt = str(dropped.row.get("prompt", ""))
         answer = str(dropped.row.get("text", ""))
         name = sample_id(dropped.row, round_number)
-        yield ShownSample(dropped.reason, prompt, answer, reference, dropped.detail, name)
+        yield ShownSample(
+            dropped.reason, prompt, answer, reference, dropped.detail, name
+        )
 
 
 def sample_id(row: JsonObject, round_number: int) -> str:
@@ -180,7 +209,9 @@ def sample_id(row: JsonObject, round_number: int) -> str:
     return f"{row.get('prompt_id', '')}-r{round_number}-{row.get('index', 0)}"
 
 
-def expected_answers(context: Context, view: RunView, select: Receipt) -> dict[str, str]:
+def expected_answers(
+    context: Context, view: RunView, select: Receipt
+) -> dict[str, str]:
     """Return prompt id → reference answer, of the prompts that the samples of a selection answer."""
     return _expected(_prompts(context, view, select))
 
@@ -192,7 +223,9 @@ def _prompts(context: Context, view: RunView, select: Receipt) -> Iterator[Promp
         yield from read_rows(fetch(context, generate, artifacts.PROMPTS), Prompt)
 
 
-def _unselected(context: Context, view: RunView, round_number: int) -> Iterator[ShownSample]:
+def _unselected(
+    context: Context, view: RunView, round_number: int
+) -> Iterator[ShownSample]:
     """Yield the samples of a round whose selection failed or is still to come."""
     for generate in _last_receipts(context, view, "generate", round_number):
         prompts = {
@@ -202,10 +235,17 @@ def _unselected(context: Context, view: RunView, round_number: int) -> Iterator[
         expected = _expected(prompts.values())
         for sample in read_rows(fetch(context, generate, artifacts.SAMPLES), Sample):
             prompt = prompts[sample.prompt_id]
-            detail = "" if sample.finished else f"cut off after {sample.num_tokens} tokens"
+            detail = (
+                "" if sample.finished else f"cut off after {sample.num_tokens} tokens"
+            )
             name = f"{prompt.id}-r{round_number}-{sample.index}"
             yield ShownSample(
-                NOT_SELECTED, prompt.text, sample.text, expected[prompt.id], detail, name
+                NOT_SELECTED,
+                prompt.text,
+                sample.text,
+                expected[prompt.id],
+                detail,
+                name,
             )
 
 

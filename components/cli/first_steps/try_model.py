@@ -64,7 +64,9 @@ class _Checkpoint(NamedTuple):
 class Models:
     """Models by name, loaded one after the other and kept."""
 
-    def __init__(self, context: Context, target: str, settings: Settings, *, compare: bool) -> None:
+    def __init__(
+        self, context: Context, target: str, settings: Settings, *, compare: bool
+    ) -> None:
         """Find what `target` names.
 
         Raises:
@@ -93,10 +95,14 @@ class Models:
             view = load_run(self._context, existing_run(self._context, target))
         if view is None or not view.tasks:
             if compare:
-                raise UserError(f"--compare needs a run, and {target!r} is none of this store")
+                raise UserError(
+                    f"--compare needs a run, and {target!r} is none of this store"
+                )
             return {target: self._model_folder(target)}
         if view.state is None or view.state.champion is None:
-            raise UserError(f"run {view.run_id} has no champion yet: the base is not measured")
+            raise UserError(
+                f"run {view.run_id} has no champion yet: the base is not measured"
+            )
         champion = self._checkpoint(view.state.champion)
         if not compare:
             return {CHAMPION: champion.folder}
@@ -124,16 +130,22 @@ class Models:
         return None
 
     def _release_folder(self, line: Line) -> Path:
-        parent = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="try-")))
+        parent = Path(
+            self._stack.enter_context(tempfile.TemporaryDirectory(prefix="try-"))
+        )
         return fetch_release(self._context, receipt_of(self._context, line), parent)
 
     def _model_folder(self, source: str) -> Path:
         from components.modeling.base import materialise_base
 
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="try-")))
+        folder = Path(
+            self._stack.enter_context(tempfile.TemporaryDirectory(prefix="try-"))
+        )
         environment = self._context.environment
         try:
-            materialise_base(ModelSection(source=source), 0, folder / "model", environment, folder)
+            materialise_base(
+                ModelSection(source=source), 0, folder / "model", environment, folder
+            )
         except UserError as error:
             root = self._context.store.root
             raise UserError(f"no run of {root}, and no model: {error}") from None
@@ -149,7 +161,9 @@ class Models:
             from components.modeling.inference.answers import Answerer, load_for_answers
             from components.modeling.inference.sampling import Sampling
 
-            model, codec = load_for_answers(self.folders[name], self._settings.system_prompt)
+            model, codec = load_for_answers(
+                self.folders[name], self._settings.system_prompt
+            )
             sampling = Sampling(
                 temperature=self._settings.temperature,
                 top_k=0,
@@ -195,7 +209,9 @@ def prompts_of(
     source = source_of(uri, verifier, fields).model_copy(update=changes)
     path = local_path(uri, environment, Path(), or_folder=True)
     with naming_field_options():
-        examples = [item for item in read_source(path, source) if not isinstance(item, Dropped)]
+        examples = [
+            item for item in read_source(path, source) if not isinstance(item, Dropped)
+        ]
     prompts = [example.as_prompt() for example in examples if example.prompt]
     if not prompts:
         raise UserError(f"{uri}: it asks nothing; rows need a prompt")
@@ -232,7 +248,9 @@ def print_tried(console: Console, tried: Sequence[Tried]) -> None:
             console.print(Text.assemble(label, (cut(text, SHOWN_CHARACTERS), style)))
         if item.right:
             expected = str(item.prompt.reference.get("answer", ""))
-            console.print(Text(f"  {'expected':<{width}}  {cut(expected)}", style="dim"))
+            console.print(
+                Text(f"  {'expected':<{width}}  {cut(expected)}", style="dim")
+            )
     counted = [item for item in tried if item.right]
     if counted:
         console.print()
@@ -262,13 +280,25 @@ def chat(models: Models, lines: Iterator[str], console: Console) -> None:
         if not line.strip():
             continue
         for name in models.folders:
-            messages: list[JsonObject] = [*turns[name], {"role": "user", "content": line}]
-            conversation = Conversation(messages=tuple(messages)) if len(messages) > 1 else None
+            messages: list[JsonObject] = [
+                *turns[name],
+                {"role": "user", "content": line},
+            ]
+            conversation = (
+                Conversation(messages=tuple(messages)) if len(messages) > 1 else None
+            )
             prompt = Prompt(
-                id=prompt_id(line), text=line, conversation=conversation, verifier="exact"
+                id=prompt_id(line),
+                text=line,
+                conversation=conversation,
+                verifier="exact",
             )
             (text,) = models.answers(name, [prompt])
-            console.print(Text.assemble((f"{cut(name, 20)}: ", "dim"), cut(text, SHOWN_CHARACTERS)))
+            console.print(
+                Text.assemble(
+                    (f"{cut(name, 20)}: ", "dim"), cut(text, SHOWN_CHARACTERS)
+                )
+            )
             turns[name] = [*messages, {"role": "assistant", "content": text}]
 
 
@@ -277,7 +307,9 @@ def continue_texts(models: Models, lines: Iterator[str], console: Console) -> No
     for line in lines:
         if not line.strip():
             continue
-        beginning = Prompt(id=prompt_id(line), text=line, is_text=True, verifier="exact")
+        beginning = Prompt(
+            id=prompt_id(line), text=line, is_text=True, verifier="exact"
+        )
         for name in models.folders:
             (text,) = models.answers(name, [beginning])
             continuation = cut(text, SHOWN_CHARACTERS)

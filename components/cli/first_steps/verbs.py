@@ -22,7 +22,9 @@ from components.storage.folder import write_file
 PromptField = Annotated[
     str,
     typer.Option(
-        metavar="NAME", show_default=False, help="Column of the questions, if its name is unusual."
+        metavar="NAME",
+        show_default=False,
+        help="Column of the questions, if its name is unusual.",
     ),
 ]
 CompletionField = Annotated[
@@ -39,13 +41,15 @@ def add_verbs(app: typer.Typer) -> None:
 
 def init(
     command: typer.Context,
-    output: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe to write.")] = Path(
-        "recipe.yaml"
-    ),
+    output: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="Recipe to write.")
+    ] = Path("recipe.yaml"),
     data: Annotated[
         str,
         typer.Option(
-            metavar="FILE", show_default=False, help="Labelled rows: CSV, JSONL, Parquet, …"
+            metavar="FILE",
+            show_default=False,
+            help="Labelled rows: CSV, JSONL, Parquet, …",
         ),
     ] = "",
     model: Annotated[
@@ -65,7 +69,10 @@ def init(
         ),
     ] = "",
     name: Annotated[
-        str, typer.Option(metavar="NAME", show_default=False, help="By default after the file.")
+        str,
+        typer.Option(
+            metavar="NAME", show_default=False, help="By default after the file."
+        ),
     ] = "",
     prompt_field: PromptField = "",
     completion_field: CompletionField = "",
@@ -75,7 +82,11 @@ def init(
     """Write a first recipe for your own file. Asks for what is not given."""
     import yaml
 
-    from components.cli.first_steps.answers import require_check, require_data, require_model
+    from components.cli.first_steps.answers import (
+        require_check,
+        require_data,
+        require_model,
+    )
     from components.cli.first_steps.new_recipe import Wishes, name_of, new_recipe
     from components.cli.local.static_checks import check_recipe
     from components.contracts.recipe.section import NAME_PATTERN
@@ -88,17 +99,23 @@ def init(
         "--model", "Model (folder, hf://org/name@revision, or scratch)", require_model
     )
     check = check or _asked(
-        "--check", "Check (exact, numeric, math, choice, votes, file.py:name)", require_check
+        "--check",
+        "Check (exact, numeric, math, choice, votes, file.py:name)",
+        require_check,
     )
     if name and not re.fullmatch(NAME_PATTERN, name):
-        raise UserError(f"--name {name}: use {NAME_PATTERN_IN_WORDS}, such as {name_of(name)}")
+        raise UserError(
+            f"--name {name}: use {NAME_PATTERN_IN_WORDS}, such as {name_of(name)}"
+        )
     name = name or name_of(data)
     wishes = Wishes(data, model, check, name, _fields(prompt_field, completion_field))
     recipe = new_recipe(wishes, os.environ)
     warnings = [recipe.warning] if recipe.warning else []
     try:
         # As `run` looks at it: a model that is not there is told before the recipe is written.
-        check_recipe(parse_recipe(yaml.safe_load(recipe.text), str(output)), output, os.environ)
+        check_recipe(
+            parse_recipe(yaml.safe_load(recipe.text), str(output)), output, os.environ
+        )
     except UserError as error:
         # A checker may be written later, or need `reference_fields`, which are set in the recipe.
         if ":" not in check:
@@ -127,7 +144,12 @@ def init(
         console.print(recipe.outlook, markup=False, highlight=False)
     next_command = f"{program_of(command)} run {shlex.quote(str(output))}"
     # Not wrapped, so that the command can be copied.
-    console.print(f"{output}: next `{next_command}`", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"{output}: next `{next_command}`",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _fields(prompt_field: str, completion_field: str) -> dict[str, str]:
@@ -159,26 +181,44 @@ def samples(
     round_number: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
-            "--round", metavar="N", min=1, show_default=False, help="By default the last one."
+            "--round",
+            metavar="N",
+            min=1,
+            show_default=False,
+            help="By default the last one.",
         ),
     ] = None,
-    accepted: Annotated[bool, typer.Option("--accepted", help="Accepted samples.")] = False,
-    dropped: Annotated[bool, typer.Option("--dropped", help="Dropped samples.")] = False,
+    accepted: Annotated[
+        bool, typer.Option("--accepted", help="Accepted samples.")
+    ] = False,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="Dropped samples.")
+    ] = False,
     reason: Annotated[
         str,
-        typer.Option(metavar="REASON", show_default=False, help="Dropped for this: verifier, …"),
+        typer.Option(
+            metavar="REASON", show_default=False, help="Dropped for this: verifier, …"
+        ),
     ] = "",
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Samples to show.")] = 20,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Samples to show.")
+    ] = 20,
     store: StoreUri = "",
     as_json: AsJson = False,
 ) -> None:
     """Show what the model said in a round, what was expected, and why it was dropped."""
-    from components.cli.first_steps.samples import as_document, print_samples, samples_of
+    from components.cli.first_steps.samples import (
+        as_document,
+        print_samples,
+        samples_of,
+    )
     from components.cli.stores import existing_run, open_context, unknown_run
     from components.report.runs import load_run
 
     if accepted and (dropped or reason):
-        raise UserError("--accepted and --dropped exclude each other; without both, all are shown")
+        raise UserError(
+            "--accepted and --dropped exclude each other; without both, all are shown"
+        )
     fates = "accepted" if accepted else reason or ("dropped" if dropped else "")
     context = open_context(store)
     view = load_run(context, existing_run(context, run_id))
@@ -202,7 +242,9 @@ def try_(
     prompts: Annotated[
         str,
         typer.Option(
-            metavar="FILE", show_default=False, help="Answer these prompts; else lines are read."
+            metavar="FILE",
+            show_default=False,
+            help="Answer these prompts; else lines are read.",
         ),
     ] = "",
     verifier: Annotated[
@@ -212,20 +254,28 @@ def try_(
     completion_field: CompletionField = "",
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Of a run: base, champion and last release side by side."),
+        typer.Option(
+            "--compare", help="Of a run: base, champion and last release side by side."
+        ),
     ] = False,
     go_on: Annotated[
         bool,
-        typer.Option("--continue", help="Lines begin raw texts; the model goes on with each."),
+        typer.Option(
+            "--continue", help="Lines begin raw texts; the model goes on with each."
+        ),
     ] = False,
     temperature: Annotated[
         float, typer.Option(min=0.0, max=5.0, help="0: the likeliest answer.")
     ] = 0.0,
-    max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Of an answer.")] = 256,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Of an answer.")
+    ] = 256,
     system_prompt: Annotated[
         str, typer.Option(metavar="TEXT", show_default=False, help="System message.")
     ] = "",
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts of the file.")] = 20,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Prompts of the file.")
+    ] = 20,
     store: StoreUri = "",
     as_json: AsJson = False,
 ) -> None:
@@ -246,12 +296,18 @@ def try_(
     # Before a model is loaded, which takes seconds.
     fields = _fields(prompt_field, completion_field)
     if fields and not prompts:
-        raise UserError("--prompt-field and --completion-field are of a file: add --prompts FILE")
-    questions = prompts_of(prompts, verifier, os.environ, limit, fields) if prompts else []
+        raise UserError(
+            "--prompt-field and --completion-field are of a file: add --prompts FILE"
+        )
+    questions = (
+        prompts_of(prompts, verifier, os.environ, limit, fields) if prompts else []
+    )
     if as_json and not questions:
         raise UserError("--json needs --prompts")
     if go_on and questions:
-        raise UserError("--continue goes on with lines that are read: leave out --prompts")
+        raise UserError(
+            "--continue goes on with lines that are read: leave out --prompts"
+        )
     settings = Settings(temperature, max_new_tokens, system_prompt)
     with Models(context, target, settings, compare=compare) as models:
         if not questions:

@@ -16,7 +16,15 @@ from components.canonical import JsonObject
 from components.prepare.row_values import RejectedRow, Row
 from components.prepare.turns import tools_of, turns_to_last_answer
 
-ID_FIELDS = ("id", "request_id", "trace_id", "traceId", "custom_id", "completion_id", "call_id")
+ID_FIELDS = (
+    "id",
+    "request_id",
+    "trace_id",
+    "traceId",
+    "custom_id",
+    "completion_id",
+    "call_id",
+)
 """Fields by which feedback finds its exchange."""
 _REQUEST_FIELDS = ("request", "body", "input")
 _RESPONSE_FIELDS = ("response", "output", "completion")
@@ -47,7 +55,9 @@ def exchange_of(row: object) -> Exchange:
     if isinstance(payload, dict):
         row = payload
     request = _request_of(row)
-    envelope = next((_parsed(row[name]) for name in _RESPONSE_FIELDS if row.get(name)), None)
+    envelope = next(
+        (_parsed(row[name]) for name in _RESPONSE_FIELDS if row.get(name)), None
+    )
     response = envelope
     if isinstance(envelope, dict) and "body" in envelope:
         response = _parsed(envelope["body"])
@@ -85,7 +95,11 @@ def _has_failed(value: object) -> bool:
     status = value.get("status_code")
     if isinstance(status, int) and status >= _FAILED_STATUS:
         return True
-    return bool(value.get("error")) or value.get("status") in ("failure", "failed", "error")
+    return bool(value.get("error")) or value.get("status") in (
+        "failure",
+        "failed",
+        "error",
+    )
 
 
 def _parsed(value: object) -> object:
@@ -133,7 +147,8 @@ def _in_chat_words(message: object) -> object:
         return message
     parts = [
         {**part, "type": "text"}
-        if isinstance(part, Mapping) and part.get("type") in ("input_text", "output_text")
+        if isinstance(part, Mapping)
+        and part.get("type") in ("input_text", "output_text")
         else part
         for part in message["content"]
     ]

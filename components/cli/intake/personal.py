@@ -70,7 +70,11 @@ KINDS: tuple[Kind, ...] = (
     ),
     ("SECRET", r"(?i)\bbearer [\w\-.=~+/]{20,}", _always),
     ("SECRET", r"://[^/\s:@]+:[^/\s@]+@", _always),
-    ("EMAIL", r"[\p{L}\p{N}._%+\-]+@[\p{L}\p{N}\-]+(?:\.[\p{L}\p{N}\-]+)*\.\p{L}{2,}", _always),
+    (
+        "EMAIL",
+        r"[\p{L}\p{N}._%+\-]+@[\p{L}\p{N}\-]+(?:\.[\p{L}\p{N}\-]+)*\.\p{L}{2,}",
+        _always,
+    ),
     ("IBAN", r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b", _is_iban),
     ("CARD", r"\b\d(?:[ \-]?\d){12,18}\b", _is_card),
     ("SSN", r"\b\d{3}-\d{2}-\d{4}\b", _always),
@@ -87,7 +91,9 @@ _COMPILED = [(name, re2.compile(pattern), is_one) for name, pattern, is_one in K
 class Redaction:
     """Replaces what looks personal, and counts it."""
 
-    def __init__(self, *, by_pattern: bool = True, own_function: Redact | None = None) -> None:
+    def __init__(
+        self, *, by_pattern: bool = True, own_function: Redact | None = None
+    ) -> None:
         """Say what is replaced.
 
         Args:
@@ -122,7 +128,9 @@ class Redaction:
             }
         return value
 
-    def _without(self, text: str, name: str, pattern: Any, is_one: Callable[[str], bool]) -> str:
+    def _without(
+        self, text: str, name: str, pattern: Any, is_one: Callable[[str], bool]
+    ) -> str:
         pieces: list[str] = []
         end = 0
         for match in pattern.finditer(text):

@@ -78,11 +78,18 @@ def take_in(wishes: Wishes, folder: Path) -> Account:
         UserError: The folder exists, a file cannot be read, or nothing is usable.
     """
     if folder.exists():
-        raise UserError(f"{folder} exists; name a new folder: what was taken in is never changed")
+        raise UserError(
+            f"{folder} exists; name a new folder: what was taken in is never changed"
+        )
     own_function = _own_function(wishes.redact)
-    redaction = Redaction(by_pattern=not wishes.keep_personal, own_function=own_function)
+    redaction = Redaction(
+        by_pattern=not wishes.keep_personal, own_function=own_function
+    )
     sorting = _Sorting(
-        redaction, _feedback_by_id(wishes), Overlap(_evaluation_items(wishes.against)), wishes.scale
+        redaction,
+        _feedback_by_id(wishes),
+        Overlap(_evaluation_items(wishes.against)),
+        wishes.scale,
     )
     rows: dict[Kind, dict[str, JsonObject]] = {"labelled": {}, "unlabelled": {}}
     dropped: list[JsonObject] = []
@@ -98,10 +105,14 @@ def take_in(wishes: Wishes, folder: Path) -> Account:
                     sorting.account.dropped[error.reason] += 1
                     # Without the row itself: it may be what was to be removed.
                     detail = redaction.text(str(error))
-                    dropped.append({"at": location, "reason": error.reason, "why": detail})
+                    dropped.append(
+                        {"at": location, "reason": error.reason, "why": detail}
+                    )
     account = sorting.finished(rows)
     if not account.labelled and not account.unlabelled:
-        raise UserError(f"nothing to take in of {account.rows:,} rows{_most_often(dropped)}")
+        raise UserError(
+            f"nothing to take in of {account.rows:,} rows{_most_often(dropped)}"
+        )
     files: dict[str, Sequence[JsonObject]] = {
         "labelled.jsonl": list(rows["labelled"].values()),
         "unlabelled.jsonl": list(rows["unlabelled"].values()),
@@ -144,7 +155,9 @@ class _Sorting:
         content = raw.content
         value = parse_json(content) if isinstance(content, bytes) else content
         exchange = exchange_of(value)
-        feedback = self._feedback_on(exchange, value if isinstance(value, Mapping) else {})
+        feedback = self._feedback_on(
+            exchange, value if isinstance(value, Mapping) else {}
+        )
         prompt_turns = self._redaction.value(exchange.prompt_turns)
         text = Conversation(messages=tuple(prompt_turns)).as_text()
         if reason := self._overlap.of_prompt(text):
@@ -169,7 +182,10 @@ class _Sorting:
     def _answer(self, exchange: Exchange, feedback: Feedback) -> JsonObject | None:
         """Return the turn that teaches; None if there is none, which is counted."""
         if feedback.correction:
-            return {"role": "assistant", "content": self._redaction.text(feedback.correction)}
+            return {
+                "role": "assistant",
+                "content": self._redaction.text(feedback.correction),
+            }
         reason = feedback.flaw or exchange.flaw
         if not reason and feedback.is_good is None:
             reason = "no_feedback"
@@ -183,7 +199,9 @@ class _Sorting:
 
     def finished(self, rows: dict[Kind, dict[str, JsonObject]]) -> Account:
         """Return the account, once prompts that are labelled too are taken from the unlabelled."""
-        taught = {_prompt_digest(row["messages"][:-1]) for row in rows["labelled"].values()}
+        taught = {
+            _prompt_digest(row["messages"][:-1]) for row in rows["labelled"].values()
+        }
         for digest in taught & rows["unlabelled"].keys():
             del rows["unlabelled"][digest]
             self.account.dropped["labelled_too"] += 1
@@ -194,7 +212,9 @@ class _Sorting:
             for row in rows["labelled"].values()
         )
         self.account.redacted = self._redaction.counts
-        self.account.feedback_without_request = len(self._feedback.keys() - self._matched)
+        self.account.feedback_without_request = len(
+            self._feedback.keys() - self._matched
+        )
         return self.account
 
 
@@ -216,7 +236,9 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        files = [file for file in path.rglob("*") if file.suffix in _LOGS and file.is_file()]
+        files = [
+            file for file in path.rglob("*") if file.suffix in _LOGS and file.is_file()
+        ]
         if not files:
             raise UserError(f"{path} has no file that ends in {', '.join(_LOGS)}")
         yield from sorted(files)
@@ -228,12 +250,18 @@ def _feedback_by_id(wishes: Wishes) -> dict[str, Feedback]:
         for raw in raw_rows_of(path, DataSource(uri=str(path))):
             location = f"{path}, {raw.location}"
             try:
-                value = parse_json(raw.content) if isinstance(raw.content, bytes) else raw.content
+                value = (
+                    parse_json(raw.content)
+                    if isinstance(raw.content, bytes)
+                    else raw.content
+                )
             except RejectedRow as error:
                 raise UserError(f"{location}: {error}; correct the feedback") from None
             ids = ids_of(value) if isinstance(value, dict) else ()
             if not isinstance(value, dict) or not ids:
-                raise UserError(f"{location} names no request: give it the request's id as `id`")
+                raise UserError(
+                    f"{location} names no request: give it the request's id as `id`"
+                )
             # The newest line counts: people change their mind.
             by_id.update(dict.fromkeys(ids, wishes.scale.read(value)))
     return by_id
@@ -254,9 +282,13 @@ def _own_function(name: str) -> Redact | None:
     if not name:
         return None
     file, _, function = name.rpartition(":")
-    spec = importlib.util.spec_from_file_location("own_redaction", file) if file else None
+    spec = (
+        importlib.util.spec_from_file_location("own_redaction", file) if file else None
+    )
     if spec is None or spec.loader is None:
-        raise UserError(f"--redact {name}: give a file and a function, my_redaction.py:redact")
+        raise UserError(
+            f"--redact {name}: give a file and a function, my_redaction.py:redact"
+        )
     if not Path(file).is_file():
         raise UserError(f"--redact {name}: there is no file {Path(file).absolute()}")
     module = importlib.util.module_from_spec(spec)
@@ -276,7 +308,9 @@ def _own_function(name: str) -> Redact | None:
         except (Exception, SystemExit) as error:  # noqa: BLE001 — so may the function.
             raise UserError(f"--redact {name} raised {_problem(error, file)}") from None
         if not isinstance(redacted, str):
-            raise UserError(f"--redact {name} returned {type(redacted).__name__}, not a text")
+            raise UserError(
+                f"--redact {name} returned {type(redacted).__name__}, not a text"
+            )
         # Half of a surrogate pair could not be written.
         return whole_characters(redacted)
 

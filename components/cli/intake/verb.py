@@ -24,28 +24,39 @@ def add_verb(app: typer.Typer) -> None:
 def intake(
     logs: Annotated[
         list[Path],
-        typer.Argument(metavar="LOG...", help="Logged requests and answers; files or folders."),
+        typer.Argument(
+            metavar="LOG...", help="Logged requests and answers; files or folders."
+        ),
     ],
     output: Annotated[Path, output_option("FOLDER", "New folder to write.")],
     feedback: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Feedback apart from the log, by the request's id."),
+        typer.Option(
+            metavar="FILE", help="Feedback apart from the log, by the request's id."
+        ),
     ] = None,
     feedback_field: Annotated[
-        str, typer.Option(metavar="NAME", show_default=False, help="Field of the verdict.")
+        str,
+        typer.Option(metavar="NAME", show_default=False, help="Field of the verdict."),
     ] = "",
     good_from: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(metavar="NUMBER", show_default=False, help="Smallest good mark, such as 4."),
+        typer.Option(
+            metavar="NUMBER", show_default=False, help="Smallest good mark, such as 4."
+        ),
     ] = None,
     against: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Evaluation data; prompts in it are left out."),
+        typer.Option(
+            metavar="FILE", help="Evaluation data; prompts in it are left out."
+        ),
     ] = None,
     redact: Annotated[
         str,
         typer.Option(
-            metavar="FILE.py:FUNCTION", show_default=False, help="Your own, before the patterns."
+            metavar="FILE.py:FUNCTION",
+            show_default=False,
+            help="Your own, before the patterns.",
         ),
     ] = "",
     keep_personal: Annotated[

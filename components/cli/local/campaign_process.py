@@ -147,7 +147,9 @@ def _run_pipeline(
 
 
 @contextmanager
-def _runner(campaign: LocalCampaign, folder: Path) -> Iterator[DockerRunner | SubprocessRunner]:
+def _runner(
+    campaign: LocalCampaign, folder: Path
+) -> Iterator[DockerRunner | SubprocessRunner]:
     """Yield what carries out the tasks: containers, or processes that a server starts."""
     from kfp import local
 

@@ -31,7 +31,12 @@ from components.cli.package.profiles import STEPS
 from components.cli.source_tree import IMAGES_FILE
 from components.errors import UserError
 from components.runtime.code_digest import code_digest
-from components.runtime.log_lines import LineSplitter, LineStamper, LogSubject, format_from
+from components.runtime.log_lines import (
+    LineSplitter,
+    LineStamper,
+    LogSubject,
+    format_from,
+)
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -88,7 +93,9 @@ class Containers:
     """Environment variables that the recipe needs, such as the URL of its webhook."""
 
 
-def check_engine(store: str, containers: Containers, environment: Mapping[str, str]) -> None:
+def check_engine(
+    store: str, containers: Containers, environment: Mapping[str, str]
+) -> None:
     """Raise UserError, before anything runs, if containers could not do the work.
 
     There must be an engine, the network, and images of this very code; and a store that can be
@@ -115,7 +122,9 @@ def check_engine(store: str, containers: Containers, environment: Mapping[str, s
     client.close()
 
 
-def _check_options(store: str, containers: Containers, environment: Mapping[str, str]) -> None:
+def _check_options(
+    store: str, containers: Containers, environment: Mapping[str, str]
+) -> None:
     if not store.startswith("s3://"):
         raise UserError(
             f"--runner docker: the store {store} is a folder, which containers do not see; use "
@@ -126,7 +135,9 @@ def _check_options(store: str, containers: Containers, environment: Mapping[str,
             "--runner docker: containers see no profile files; set AWS_ACCESS_KEY_ID and its secret"
         )
     if not re.fullmatch(r"[1-9][0-9]*[kmg]", containers.memory):
-        raise UserError(f"--memory {containers.memory}: a whole number and k, m or g, as in 8g")
+        raise UserError(
+            f"--memory {containers.memory}: a whole number and k, m or g, as in 8g"
+        )
 
 
 def _check_images(client: DockerClient) -> None:
@@ -155,7 +166,9 @@ def code_label() -> str:
     return digest_of({step: code_digest(step) for step in STEPS})
 
 
-def settings(run_id: str, containers: Containers, environment: Mapping[str, str]) -> Json:
+def settings(
+    run_id: str, containers: Containers, environment: Mapping[str, str]
+) -> Json:
     """Return the arguments of `docker run`, as kfp's DockerRunner takes them."""
     is_root = os.getuid() == 0
     user_id = UID if is_root else os.getuid()
@@ -179,7 +192,11 @@ def settings(run_id: str, containers: Containers, environment: Mapping[str, str]
 
 
 def _network_of_store(environment: Mapping[str, str]) -> str:
-    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or ""
+    endpoint = (
+        environment.get("AWS_ENDPOINT_URL_S3")
+        or environment.get("AWS_ENDPOINT_URL")
+        or ""
+    )
     host = urlsplit(endpoint).hostname or ""
     # On a bridge, 127.0.0.1 would be the container itself.
     return "host" if _is_loopback(host) else "bridge"
@@ -195,7 +212,9 @@ def _is_loopback(host: str) -> bool:
 class ContainerTasks:
     """Carries out the tasks of a run as containers, until it is told to stop."""
 
-    def __init__(self, run_id: str, containers: Containers, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, run_id: str, containers: Containers, environment: Mapping[str, str]
+    ) -> None:
         """Take the run's id, the label of its containers, and the options of the `run` verb."""
         self._run_id = run_id
         self._settings = settings(run_id, containers, environment)
@@ -222,7 +241,12 @@ class ContainerTasks:
         return local.DockerRunner(**self._settings)
 
     def carry_out(
-        self, client: DockerClient, image: str, command: list[str], volumes: Json, **arguments: Any
+        self,
+        client: DockerClient,
+        image: str,
+        command: list[str],
+        volumes: Json,
+        **arguments: Any,
     ) -> int:
         """Carry out one task, and return the exit status of its container.
 
@@ -232,7 +256,9 @@ class ContainerTasks:
         import docker
 
         stamper = _stamper_for(command, arguments.get("environment") or {})
-        container = client.containers.create(image, command, volumes=volumes, **arguments)
+        container = client.containers.create(
+            image, command, volumes=volumes, **arguments
+        )
         try:
             with self._starting:
                 if self._stopping:
@@ -282,7 +308,9 @@ def _step_of(command: list[str]) -> str:
     return command[command.index("--function_to_execute") + 1]
 
 
-def _stamper_for(command: list[str], environment: Mapping[str, str]) -> LineStamper | None:
+def _stamper_for(
+    command: list[str], environment: Mapping[str, str]
+) -> LineStamper | None:
     """Return what gives a container's lines their form; None where they are text."""
     is_json = format_from(environment) == "json"
     return LineStamper(LogSubject(step=_step_of(command))) if is_json else None
@@ -302,7 +330,9 @@ def _write_log(pieces: Iterable[bytes], stamper: LineStamper | None) -> None:
             print(stamper.stamp(line, time.time()), flush=True)
 
 
-def _report_error(command: list[str], stamper: LineStamper | None, kind: str, text: str) -> None:
+def _report_error(
+    command: list[str], stamper: LineStamper | None, kind: str, text: str
+) -> None:
     """Print a line in the form that steps give their own errors."""
     line = f"error ({kind}): {_step_of(command) or 'a task'}: {text}"
     print(line if stamper is None else stamper.stamp(line, time.time()), flush=True)

@@ -45,12 +45,17 @@ class Running:
     def percent(self) -> float:
         """Mean over the shards; those that have not spoken yet are at 0."""
         num_shards = max(self.shards, len(self.shard_progress), 1)
-        return sum(progress.percent for progress in self.shard_progress.values()) / num_shards
+        return (
+            sum(progress.percent for progress in self.shard_progress.values())
+            / num_shards
+        )
 
     @property
     def tokens_per_second(self) -> float:
         """Sum over the shards."""
-        return sum(progress.tokens_per_second for progress in self.shard_progress.values())
+        return sum(
+            progress.tokens_per_second for progress in self.shard_progress.values()
+        )
 
     @property
     def text(self) -> str:

@@ -55,7 +55,8 @@ LOCAL_PARALLELISM = 2
 WAITS_FOR_APPROVAL = 4
 """Exit status of a run that has ended with a champion that nobody has approved yet."""
 _EXIT_CODES = {
-    kind.__name__: kind.exit_code for kind in (UserError, OlderReceipt, Corrupt, Missing, Transient)
+    kind.__name__: kind.exit_code
+    for kind in (UserError, OlderReceipt, Corrupt, Missing, Transient)
 }
 
 
@@ -147,7 +148,9 @@ def run_campaign(
     return _outcome(context, view, status, folder, first_sequence)
 
 
-def _check_surroundings(campaign: LocalCampaign, environment: Mapping[str, str]) -> None:
+def _check_surroundings(
+    campaign: LocalCampaign, environment: Mapping[str, str]
+) -> None:
     if campaign.containers is not None:
         # Docker's syntax for mounts separates the folders by colons.
         if ":" in os.getcwd():
@@ -217,20 +220,30 @@ def _child_environment(
         "PYTHONPATH": os.pathsep.join(filter(None, import_path)),
         "PYTHONUNBUFFERED": "1",
         "RATCHET_PROGRESS": str(progress),
-        "RATCHET_SIDE_BY_SIDE": str(min(LOCAL_PARALLELISM, campaign.recipe.generate.shards)),
+        "RATCHET_SIDE_BY_SIDE": str(
+            min(LOCAL_PARALLELISM, campaign.recipe.generate.shards)
+        ),
     }
 
 
-def with_cache_beside_store(root: str, environment: Mapping[str, str]) -> dict[str, str]:
+def with_cache_beside_store(
+    root: str, environment: Mapping[str, str]
+) -> dict[str, str]:
     """Return the environment, with a cache beside a `file://` store unless it names one."""
     # On one file system files are linked, not copied.
     if root.startswith("file://") and not environment.get("RATCHET_CACHE"):
-        return {**environment, "RATCHET_CACHE": f"{unquote(root.removeprefix('file://'))}-cache"}
+        return {
+            **environment,
+            "RATCHET_CACHE": f"{unquote(root.removeprefix('file://'))}-cache",
+        }
     return dict(environment)
 
 
 def _follow(
-    command: list[str], environment: dict[str, str], folder: WorkFolder, console: Console
+    command: list[str],
+    environment: dict[str, str],
+    folder: WorkFolder,
+    console: Console,
 ) -> int:
     """Run the child, show its progress, and return its exit status."""
     with folder.log.open("wb") as log, _signals_as_exceptions():
@@ -303,7 +316,11 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 
 def _outcome(
-    context: Context, view: RunView, status: int, folder: WorkFolder, first_sequence: int
+    context: Context,
+    view: RunView,
+    status: int,
+    folder: WorkFolder,
+    first_sequence: int,
 ) -> Outcome:
     # The store also has failures of earlier tries.
     failed_now = [task for task in view.failed if task.last.sequence >= first_sequence]
@@ -316,7 +333,9 @@ def _outcome(
     if context.store.size(report_key) is not None:
         report = unquote(f"{view.store}/{report_key}".removeprefix("file://"))
     events = Tail(folder.tasks).read()
-    executed = [str(event["task"]) for event in events if event.get("event") == "started"]
+    executed = [
+        str(event["task"]) for event in events if event.get("event") == "started"
+    ]
     return Outcome(view, exit_code, error, folder.log, report, tuple(executed))
 
 
@@ -355,7 +374,9 @@ def _failure(failed: list[TaskView], log: Path, status: int) -> tuple[str, int]:
             UserError.exit_code,
         )
     if not reason:
-        last_line = next((line for line in reversed(log_text.splitlines()) if line.strip()), "")
+        last_line = next(
+            (line for line in reversed(log_text.splitlines()) if line.strip()), ""
+        )
         ending = signal_name(-status) if status < 0 else f"status {status}"
         reason = (
             f"the process that carries out the campaign ended with {ending}; its "

@@ -35,7 +35,9 @@ LOCAL = ("file", "package")
 """Schemes of what is on this machine; only the spelling of other URIs is checked."""
 
 
-def check_recipe(recipe: Recipe, recipe_path: Path, environment: Mapping[str, str]) -> None:
+def check_recipe(
+    recipe: Recipe, recipe_path: Path, environment: Mapping[str, str]
+) -> None:
     """Look at all that a recipe names on this machine.
 
     Args:
@@ -57,7 +59,9 @@ def check_recipe(recipe: Recipe, recipe_path: Path, environment: Mapping[str, st
     if recipe.select.reward is not None:
         _check_folder("select.reward.source", recipe.select.reward.source, environment)
     if recipe.evaluate.harness is not None:
-        _check_folder("evaluate.harness.folder", recipe.evaluate.harness.folder, environment)
+        _check_folder(
+            "evaluate.harness.folder", recipe.evaluate.harness.folder, environment
+        )
     with tempfile.TemporaryDirectory(prefix="ratchet-check-") as folder:
         code = ""
         if recipe.data.own_code:
@@ -75,7 +79,9 @@ def _check_tasks(recipe: Recipe) -> None:
         require_gym()
 
 
-def _check_source(source: DataSource, code: str, environment: Mapping[str, str]) -> None:
+def _check_source(
+    source: DataSource, code: str, environment: Mapping[str, str]
+) -> None:
     scheme, _ = split_source(source.uri, environment)
     if scheme not in LOCAL:
         return
@@ -126,13 +132,19 @@ def _check_config(folder: Path, source: str) -> None:
 def _check_depth(recipe: Recipe, environment: Mapping[str, str]) -> None:
     """Raise UserError if a model of this machine cannot have the layers that the recipe asks for."""
     source = recipe.model.source
-    if recipe.train.layers is None or source == "scratch" or source.startswith(RELEASE_SCHEME):
+    if (
+        recipe.train.layers is None
+        or source == "scratch"
+        or source.startswith(RELEASE_SCHEME)
+    ):
         return
     if source.endswith(".gguf") or split_source(source, environment)[0] not in LOCAL:
         return
     config = local_folder(source, environment, Path()) / "config.json"
     document = json.loads(config.read_text(encoding="utf-8"))
-    depths = [document.get(key) for key in DEPTH_KEYS] if isinstance(document, dict) else []
+    depths = (
+        [document.get(key) for key in DEPTH_KEYS] if isinstance(document, dict) else []
+    )
     # Of any other form, `prepare` finds out.
     depth = next((depth for depth in depths if isinstance(depth, int)), None)
     refusal = depth_refusal(recipe.train.layers, depth) if depth is not None else ""

@@ -11,9 +11,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from components.cli.local.task_server import HANDED_ON, ServerEnded, TaskRequest, TaskServer
+from components.cli.local.task_server import (
+    HANDED_ON,
+    ServerEnded,
+    TaskRequest,
+    TaskServer,
+)
 from components.errors import RatchetError
-from components.runtime.log_lines import LineStamper, LogSubject, format_from, message_of
+from components.runtime.log_lines import (
+    LineStamper,
+    LogSubject,
+    format_from,
+    message_of,
+)
 from components.runtime.stamped_output import HELD_SECONDS
 from components.runtime.supervisor import unsupervised
 
@@ -36,7 +46,9 @@ def serve_tasks(server: TaskServer) -> None:
     # starts KFP's executor on it, which the task server does as well.
     from kfp.local import subprocess_task_handler
 
-    subprocess_task_handler.SubprocessTaskHandler = functools.partial(ServedTask, server)
+    subprocess_task_handler.SubprocessTaskHandler = functools.partial(
+        ServedTask, server
+    )
 
 
 class ServedTask:
@@ -153,7 +165,9 @@ def signal_name(number: int) -> str:
     except ValueError:
         return f"signal {number}"
     # The kernel's out-of-memory killer leaves no other trace in the process.
-    return f"{name}, most often for want of memory" if number == signal.SIGKILL else name
+    return (
+        f"{name}, most often for want of memory" if number == signal.SIGKILL else name
+    )
 
 
 def _split_command(full_command: Sequence[str]) -> tuple[str, tuple[str, ...]]:

@@ -113,8 +113,12 @@ def _monitor(connection: socket.socket, output: int, *, warm: bool) -> _Task:
         os._exit(1)  # nobody asks, or nobody any more
     try:
         scratch = Path(tempfile.mkdtemp(prefix="ratchet-task-"))
-        (scratch / "ephemeral_component.py").write_text(request.source, encoding="utf-8")
-        (scratch / "arguments.json").write_text(json.dumps(request.arguments), encoding="utf-8")
+        (scratch / "ephemeral_component.py").write_text(
+            request.source, encoding="utf-8"
+        )
+        (scratch / "arguments.json").write_text(
+            json.dumps(request.arguments), encoding="utf-8"
+        )
     except OSError as error:
         reason = f"no temporary file can be written ({error}); set TMPDIR to a folder with room"
         os.write(output, f"error (UserError): {reason}\n".encode())
@@ -130,7 +134,9 @@ def _monitor(connection: socket.socket, output: int, *, warm: bool) -> _Task:
     return _Task(request, scratch, output, warm)
 
 
-def _stand_by(task_pid: int, scratch: Path, connection: socket.socket, wakeup: int) -> NoReturn:
+def _stand_by(
+    task_pid: int, scratch: Path, connection: socket.socket, wakeup: int
+) -> NoReturn:
     """Wait for the task's end, put away what it left, and answer with its exit status."""
     # The task makes itself the first of its group too: whoever comes first. Before that, a signal
     # to the group would reach nobody.

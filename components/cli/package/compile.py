@@ -46,7 +46,9 @@ class _KubernetesObjects:
     namespace: str
 
 
-def compile_recipe(build: Builder, recipe: Recipe, rounds: int, profile: Profile) -> Compiled:
+def compile_recipe(
+    build: Builder, recipe: Recipe, rounds: int, profile: Profile
+) -> Compiled:
     """Return the checked package of a recipe for a profile.
 
     Args:

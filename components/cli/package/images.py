@@ -13,7 +13,9 @@ from components.errors import UserError
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-def image_of_each_step(file: Path, steps: Sequence[str], *, gpu: bool) -> dict[str, str]:
+def image_of_each_step(
+    file: Path, steps: Sequence[str], *, gpu: bool
+) -> dict[str, str]:
     """Return step → image, by digest where one is recorded.
 
     Args:

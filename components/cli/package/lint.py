@@ -55,7 +55,9 @@ def _caching(package: Package) -> Iterator[str]:
 
 
 def _unique_names(package: Package) -> Iterator[str]:
-    with_container = [name for name, task, _ in package.tasks() if package.container(task)]
+    with_container = [
+        name for name, task, _ in package.tasks() if package.container(task)
+    ]
     for name, count in Counter(with_container).items():
         if count > 1:
             yield f"{count} tasks are called {name}; the UI looks artifacts up by name"

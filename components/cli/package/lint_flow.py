@@ -43,7 +43,9 @@ def guards(package: Package) -> Iterator[str]:
         # kfp.local takes a lone If on a task's named output for false, and the run still succeeds.
         if "componentInputParameter" not in operand:
             yield f"{name} is guarded by a task's output; hand it to a sub-pipeline as its input"
-        other_conditions = [_condition(sibling) for key, sibling in siblings.items() if key != name]
+        other_conditions = [
+            _condition(sibling) for key, sibling in siblings.items() if key != name
+        ]
         if _negated(condition) not in other_conditions:
             yield f"{name} has no other branch; a lone If that is false stays running for ever"
 
@@ -81,11 +83,17 @@ def merges(package: Package) -> Iterator[str]:
             selectors = nested(output, "valueFromOneof").get("parameterSelectors")
             if selectors is not None:
                 tasks = component["dag"]["tasks"]
-                yield from _merge_faults(package, component_name, output_name, selectors, tasks)
+                yield from _merge_faults(
+                    package, component_name, output_name, selectors, tasks
+                )
 
 
 def _merge_faults(
-    package: Package, component_name: str, output_name: str, selectors: list[Json], tasks: Json
+    package: Package,
+    component_name: str,
+    output_name: str,
+    selectors: list[Json],
+    tasks: Json,
 ) -> Iterator[str]:
     merge = f"{component_name}.{output_name}"
     branch_names = [selector["producerSubtask"] for selector in selectors]
@@ -95,7 +103,11 @@ def _merge_faults(
         # The backend waits for each branch's DAG to be COMPLETE. Only the launcher of a container
         # writes that state, so a branch must end in a container task.
         branch = tasks.get(branch_name)
-        producer = _producer(package, branch, selector["outputParameterKey"]) if branch else None
+        producer = (
+            _producer(package, branch, selector["outputParameterKey"])
+            if branch
+            else None
+        )
         if producer is None or package.container(producer) is None:
             yield f"{merge}: branch {branch_name} ends in no container of its own"
     # As the operand of another If alone, the output is not passed on by the SDK.
@@ -126,7 +138,10 @@ def _has_reader(package: Package, component_name: str, key: str) -> bool:
                 producers.add(name)
         for output in nested(dag, "outputs", "parameters").values():
             source = nested(output, "valueFromParameter")
-            if source.get("producerSubtask") in producers and source["outputParameterKey"] == key:
+            if (
+                source.get("producerSubtask") in producers
+                and source["outputParameterKey"] == key
+            ):
                 return True
         for task in tasks.values():
             if _condition(task) is None and _reads_any(task, producers, key):
@@ -136,10 +151,12 @@ def _has_reader(package: Package, component_name: str, key: str) -> bool:
 
 def _reads_any(task: Json, producers: set[str], key: str) -> bool:
     sources = [
-        nested(source, "taskOutputParameter") for source in _parameter_sources(task).values()
+        nested(source, "taskOutputParameter")
+        for source in _parameter_sources(task).values()
     ]
     return any(
-        source.get("producerTask") in producers and source.get("outputParameterKey") == key
+        source.get("producerTask") in producers
+        and source.get("outputParameterKey") == key
         for source in sources
     )
 

@@ -9,7 +9,11 @@ from components.cli.package.package_file import Package
 from components.cli.package.profiles import USER_ID
 
 _LOCAL_EXECUTOR = "kfp.dsl.executor_main"
-_NEEDED_RESOURCES = {"resourceCpuRequest", "resourceMemoryRequest", "resourceMemoryLimit"}
+_NEEDED_RESOURCES = {
+    "resourceCpuRequest",
+    "resourceMemoryRequest",
+    "resourceMemoryLimit",
+}
 
 
 def shells(package: Package) -> Iterator[str]:
@@ -111,7 +115,9 @@ def pods(package: Package) -> Iterator[str]:
         user_id = int(user.get("runAsUser", USER_ID))
         if user.get("runAsNonRoot") is not True or user_id == 0:
             yield f"{name} may run as root"
-        mounts = {mount["mountPath"]: mount for mount in settings.get("emptyDirMounts", ())}
+        mounts = {
+            mount["mountPath"]: mount for mount in settings.get("emptyDirMounts", ())
+        }
         # The admission policy of overlays/prod makes the root of every step read-only.
         if "/tmp" not in mounts:
             yield f"{name} has nowhere to write when its root is read-only: no emptyDir at /tmp"

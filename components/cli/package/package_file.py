@@ -21,7 +21,9 @@ class Package:
         documents = _yaml_documents(text)
         is_pipeline = bool(documents) and isinstance(documents[0], dict)
         if not is_pipeline or "pipelineInfo" not in documents[0]:
-            raise UserError("not a compiled pipeline; make one by `compile RECIPE -o FILE`")
+            raise UserError(
+                "not a compiled pipeline; make one by `compile RECIPE -o FILE`"
+            )
         self.text = text
         self.spec: Json = documents[0]
         # KFP puts what is for Kubernetes alone into a second YAML document.

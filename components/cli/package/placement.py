@@ -31,16 +31,22 @@ def place(task: PipelineTask, step: str, profile: Profile) -> None:
     container = task.container_spec
     if container is None:
         raise TypeError(f"{step} is no container component")
-    container.command = supervised(quiet(container.command, _KFP_EXECUTOR), resources.hours)
+    container.command = supervised(
+        quiet(container.command, _KFP_EXECUTOR), resources.hours
+    )
     # The time limit of one pod: each retry gets it anew.
     kubernetes.set_timeout(task, int(resources.hours * 3600))
     _mount_scratch(task, resources)
     # Optional: a key that the ConfigMap or Secret does not have leaves its variable out. Without
     # it, the pod would wait for ever.
     config_keys = {key: key for key in profile.config_keys}
-    kubernetes.use_config_map_as_env(task, profile.config_map, config_keys, optional=True)
+    kubernetes.use_config_map_as_env(
+        task, profile.config_map, config_keys, optional=True
+    )
     for secret, keys in profile.secrets.items():
-        kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=True)
+        kubernetes.use_secret_as_env(
+            task, secret, {key: key for key in keys}, optional=True
+        )
     if profile.pull_secrets:
         kubernetes.set_image_pull_secrets(task, list(profile.pull_secrets))
     if profile.pull_policy:
@@ -98,7 +104,9 @@ def _set_resources(task: PipelineTask, resources: Resources, profile: Profile) -
             toleration.value or None,
             toleration.effect or None,
         )
-    node_selector = profile.node_selector if resources.gpus else profile.cpu_node_selector
+    node_selector = (
+        profile.node_selector if resources.gpus else profile.cpu_node_selector
+    )
     for key, value in node_selector.items():
         kubernetes.add_node_selector(task, key, value)
 

@@ -23,7 +23,9 @@ from components.errors import UserError
 # The numbered user of our images. Pod Security `restricted` wants one that is not root.
 USER_ID = 10001
 
-Step = Literal["prepare", "generate", "select", "train", "evaluate", "decide", "publish", "report"]
+Step = Literal[
+    "prepare", "generate", "select", "train", "evaluate", "decide", "publish", "report"
+]
 """The one list of the steps, in the order of a run."""
 STEPS: tuple[Step, ...] = get_args(Step)
 
@@ -33,13 +35,21 @@ PRIORITY_CLASS = "ratchet.dev/priority-class"
 
 # manifests/ makes this Secret. With a cloud role there are no keys, and the variables are left out.
 _STORE_SECRET: dict[str, tuple[str, ...]] = {
-    "ratchet-store-credentials": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    "ratchet-store-credentials": (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    )
 }
 
 # Kubernetes knows more units (M, Ki, 1e3); these are what `doctor` compares.
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
-AnyQuantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|[MGTPE]|[KMGTPE]i)?$")]
-ClassName = Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$", max_length=253)]
+AnyQuantity = Annotated[
+    str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|[MGTPE]|[KMGTPE]i)?$")
+]
+ClassName = Annotated[
+    str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$", max_length=253)
+]
 Cores = Annotated[str, Field(pattern=r"^([1-9][0-9]*|[1-9][0-9]*m|[0-9]+\.[0-9]+)$")]
 
 
@@ -137,7 +147,9 @@ class Profile(Section):
         "NO_PROXY",
     )
     """Keys of the ConfigMap that become variables of their name, as far as it has them."""
-    secrets: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(_STORE_SECRET))
+    secrets: dict[str, tuple[str, ...]] = Field(
+        default_factory=lambda: dict(_STORE_SECRET)
+    )
     """Secret → keys that become variables of their name, as far as it has them."""
     images: dict[str, str] = Field(default_factory=dict)
     """Step → image; by default the one in docker/images.toml."""

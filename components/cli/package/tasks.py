@@ -39,7 +39,9 @@ class Tasks:
     def __init__(self, profile: Profile | None) -> None:
         self._profile = profile
 
-    def __call__(self, component: BaseComponent, name: str, **arguments: Any) -> PipelineTask:
+    def __call__(
+        self, component: BaseComponent, name: str, **arguments: Any
+    ) -> PipelineTask:
         """Return a task of a component under a name of its own, with its settings."""
         component_name = component.component_spec.name
         # Names carry the round, because the UI looks artifacts up by task name over the whole run.

@@ -44,7 +44,9 @@ class Combination:
     @property
     def text(self) -> str:
         """The settings as a person would write them."""
-        return " ".join(f"{key}={value_text(value)}" for key, value in self.settings.items())
+        return " ".join(
+            f"{key}={value_text(value)}" for key, value in self.settings.items()
+        )
 
 
 def value_text(value: JsonValue) -> str:
@@ -66,14 +68,20 @@ def axes_of(options: Sequence[str]) -> list[Axis]:
         if not equals or not all(key.split(".")):
             raise UserError(f"--over {option}: write section.key=value,value")
         if key == RELEASE_KEY:
-            raise UserError(f"--over {option}: a sweep releases nothing, whatever {key} says")
+            raise UserError(
+                f"--over {option}: a sweep releases nothing, whatever {key} says"
+            )
         if key in {axis.key for axis in axes}:
-            raise UserError(f"--over {option}: {key} is named twice; give all its values at once")
+            raise UserError(
+                f"--over {option}: {key} is named twice; give all its values at once"
+            )
         try:
             values = load_yaml(f"[{text}]")
         except yaml.YAMLError as error:
             reason = one_line(getattr(error, "problem", None) or error)
-            raise UserError(f"--over {option}: the values are not YAML ({reason})") from None
+            raise UserError(
+                f"--over {option}: the values are not YAML ({reason})"
+            ) from None
         # `1],[2` closes the list that it stands in.
         if not isinstance(values, list) or not values:
             raise UserError(f"--over {option}: write section.key=value,value")
@@ -103,12 +111,16 @@ def combinations_of(
     by_run_id: dict[str, Combination] = {}
     for values in itertools.product(*(axis.values for axis in axes)):
         settings = dict(zip((axis.key for axis in axes), values, strict=True))
-        own_overrides = [f"{key}={_as_yaml(key, value)}" for key, value in settings.items()]
+        own_overrides = [
+            f"{key}={_as_yaml(key, value)}" for key, value in settings.items()
+        ]
         recipe = load_recipe(path, (*overrides, *own_overrides, TRIAL))
         combination = Combination(settings, recipe)
         same = by_run_id.get(recipe.run_id)
         if same is not None:
-            raise UserError(f"sweep: {combination.text} is the same recipe as {same.text}")
+            raise UserError(
+                f"sweep: {combination.text} is the same recipe as {same.text}"
+            )
         by_run_id[recipe.run_id] = combination
         combinations.append(combination)
     return combinations

@@ -46,7 +46,9 @@ class SweptRun(BaseModel):
     """No other campaign is as good in both measures and better in one."""
 
 
-def swept_run(combination: Combination, view: RunView, exit_code: int, error: str) -> SweptRun:
+def swept_run(
+    combination: Combination, view: RunView, exit_code: int, error: str
+) -> SweptRun:
     """Return the measures of a campaign that has ended."""
     champion = view.champion
     evaluation = view.champion_evaluation
@@ -93,12 +95,16 @@ def with_front(
     known = [point for point in points if point is not None]
     marked = []
     for run, point in zip(runs, points, strict=True):
-        on_front = point is not None and not any(_dominates(other, point) for other in known)
+        on_front = point is not None and not any(
+            _dominates(other, point) for other in known
+        )
         marked.append(run.model_copy(update={"on_front": on_front}))
     return marked
 
 
-def _point(run: SweptRun, quality: Quality, diversity: DiversityName) -> tuple[float, float] | None:
+def _point(
+    run: SweptRun, quality: Quality, diversity: DiversityName
+) -> tuple[float, float] | None:
     """Return (quality, diversity) of a campaign, more being better; None if one is not known."""
     measured = run.score if quality == "score" else run.consistency
     variety: float | None = getattr(run, diversity)
@@ -112,7 +118,9 @@ def _point(run: SweptRun, quality: Quality, diversity: DiversityName) -> tuple[f
 
 def _dominates(point: tuple[float, float], other: tuple[float, float]) -> bool:
     """Return True if a point is nowhere worse than another one, and better somewhere."""
-    return point != other and all(mine >= theirs for mine, theirs in zip(point, other, strict=True))
+    return point != other and all(
+        mine >= theirs for mine, theirs in zip(point, other, strict=True)
+    )
 
 
 def exit_code_of_all(runs: Sequence[SweptRun]) -> int:

@@ -33,7 +33,9 @@ def print_swept_runs(console: Console, runs: Sequence[SweptRun], measures: str) 
         for run in runs:
             _print_lines(console, run, columns[run.run_id])
     else:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table = Table(
+            box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim"
+        )
         table.add_column("")
         for title in columns[runs[0].run_id]:
             table.add_column(Text(title), overflow="fold")
@@ -56,7 +58,10 @@ def _print_lines(console: Console, run: SweptRun, columns: dict[str, str]) -> No
 
 def _columns(run: SweptRun) -> dict[str, str]:
     """Return title → cell of a campaign."""
-    settings = {key: cut(value_text(value), LONGEST_VALUE) for key, value in run.settings.items()}
+    settings = {
+        key: cut(value_text(value), LONGEST_VALUE)
+        for key, value in run.settings.items()
+    }
     metric = run.metric or "accuracy"
     promoted = f"{run.promoted} of {run.rounds}"
     return {

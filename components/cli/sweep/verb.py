@@ -42,7 +42,8 @@ def sweep(
     override: Override = None,
     rounds: LocalRounds = 4,
     quality: Annotated[
-        Quality, typer.Option(help="Measure of the front: the champion's, or its samples'.")
+        Quality,
+        typer.Option(help="Measure of the front: the champion's, or its samples'."),
     ] = "score",
     diversity: Annotated[
         DiversityName, typer.Option(help="The other one, of answers or of samples.")
@@ -76,17 +77,23 @@ def sweep(
         except Stopped as stop:
             arguments = shlex.join(sys.argv[1:])
             same_command = f"{program_of(command)} {arguments}"
-            print_error(f"stopped; finished steps are kept. Continue with: {same_command}")
+            print_error(
+                f"stopped; finished steps are kept. Continue with: {same_command}"
+            )
             raise typer.Exit(stop.status) from None
         if outcome.error:
             # The others may need none of what failed here.
             print_error(f"{combination.text}: {outcome.error} (log: {outcome.log})")
-        runs.append(swept_run(combination, outcome.view, outcome.exit_code, outcome.error))
+        runs.append(
+            swept_run(combination, outcome.view, outcome.exit_code, outcome.error)
+        )
     marked = with_front(runs, quality, diversity)
     if as_json:
         documents = [run.model_dump(mode="json") for run in marked]
         measures = {"quality": quality, "diversity": diversity}
-        print_json({"store": campaigns[0].store, "front_by": measures, "runs": documents})
+        print_json(
+            {"store": campaigns[0].store, "front_by": measures, "runs": documents}
+        )
     else:
         words = diversity.replace("_", " ")
         print_swept_runs(Console(), marked, f"{quality} and {words}")

@@ -20,7 +20,9 @@ class AnnounceSection(Section):
     """Platforms that get each release, after its line of the ledger. One that fails is named in the
     log, and undoes no release; the next run, or `ratchet announce NAME`, enters what is missing."""
 
-    to: Annotated[tuple[Platform, ...], Field(min_length=1), AfterValidator(_without_repetition)]
+    to: Annotated[
+        tuple[Platform, ...], Field(min_length=1), AfterValidator(_without_repetition)
+    ]
     """`model-registry`: Kubeflow's, at MODEL_REGISTRY_URL, gets a registered model, a version and
     its artifact, with scores, base, license and run. `mlflow`: the server of MLFLOW_TRACKING_URI gets
     a run with the scores of each round, a model version and the alias `champion`, which follows

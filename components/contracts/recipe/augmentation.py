@@ -62,5 +62,10 @@ class Augmentation(Section):
     @property
     def changes_words(self) -> bool:
         """Words are left out, moved or written otherwise."""
-        shares = (self.word_deletion, self.word_swap, self.case_noise, self.spacing_noise)
+        shares = (
+            self.word_deletion,
+            self.word_swap,
+            self.case_noise,
+            self.spacing_noise,
+        )
         return any(shares)

@@ -23,7 +23,9 @@ class DataSource(Section):
 
     uri: str
     """A path, file://, s3://, hf://datasets/org/name@revision/file, or package://module/file."""
-    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text"] = "auto"
+    format: Literal[
+        "auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text"
+    ] = "auto"
     """`auto` tells it by the file's ending, or else by its first bytes."""
     split: Literal[
         "auto",
@@ -80,12 +82,18 @@ class DataSource(Section):
     @field_validator("json_schema", mode="after")
     @classmethod
     def _whole_numbers(cls, schema: JsonObject | None) -> JsonObject | None:
-        return None if schema is None else {name: _whole(value) for name, value in schema.items()}
+        return (
+            None
+            if schema is None
+            else {name: _whole(value) for name, value in schema.items()}
+        )
 
     @model_validator(mode="after")
     def _settings_are_of_their_verifier(self) -> DataSource:
         if (self.tolerance or self.relative_tolerance) and self.verifier != "numeric":
-            raise ValueError("tolerance and relative_tolerance are for `verifier: numeric`")
+            raise ValueError(
+                "tolerance and relative_tolerance are for `verifier: numeric`"
+            )
         if self.json_schema is not None and self.verifier != "json_schema":
             raise ValueError("json_schema is for `verifier: json_schema`")
         return self
@@ -189,7 +197,13 @@ class Fractions(Section):
 
     @model_validator(mode="after")
     def _sum(self) -> Fractions:
-        shares = [self.train, self.unlabelled or 0.0, self.dev, self.validation, self.test]
+        shares = [
+            self.train,
+            self.unlabelled or 0.0,
+            self.dev,
+            self.validation,
+            self.test,
+        ]
         # With room for rounding: 0.7 + 0.1 + 0.1 + 0.1 is not 1 in binary.
         if abs(sum(shares) - 1.0) > 1e-6:
             names = "train + dev + validation + test"
@@ -253,7 +267,9 @@ class DataSection(Section):
     @property
     def own_code(self) -> tuple[str, ...]:
         """Verifiers and tasks that are functions and classes of the user's, each once."""
-        names = {source.verifier for source in self.sources} | {task.task for task in self.tasks}
+        names = {source.verifier for source in self.sources} | {
+            task.task for task in self.tasks
+        }
         return tuple(sorted(name for name in names if own_name(name) is not None))
 
     @property

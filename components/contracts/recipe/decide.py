@@ -122,10 +122,14 @@ class DecideSection(Section):
     @model_validator(mode="after")
     def _score_fits(self) -> DecideSection:
         if self.goal.metric != "accuracy" and self.score == "error":
-            raise ValueError("score error is for `goal.metric: accuracy`: leave one of them out")
+            raise ValueError(
+                "score error is for `goal.metric: accuracy`: leave one of them out"
+            )
         if self.goal.metric == "macro_f1" and self.family:
             # F1 is no mean over prompts, and no test of it over families is known to hold its level.
-            raise ValueError("goal.metric macro_f1 takes every prompt for itself: leave out family")
+            raise ValueError(
+                "goal.metric macro_f1 takes every prompt for itself: leave out family"
+            )
         return self
 
     @field_validator("retention_margin")

@@ -25,7 +25,9 @@ class ChatEndpoint(Section):
     """After a refusal that may pass (429, 5xx, no connection), with growing pauses, or those the
     server asks for."""
     # OpenAI's reasoning models refuse `max_tokens`; most other servers know nothing else.
-    max_tokens_parameter: Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")] = "max_tokens"
+    max_tokens_parameter: Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")] = (
+        "max_tokens"
+    )
     """Name under which the largest number of tokens is sent, such as `max_completion_tokens`."""
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
     """Changes to the body of each request: a value is sent, null leaves the parameter out. For
@@ -34,14 +36,22 @@ class ChatEndpoint(Section):
 
     @field_validator("parameters", mode="after")
     @classmethod
-    def _leaves_the_request(cls, parameters: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _leaves_the_request(
+        cls, parameters: dict[str, JsonValue]
+    ) -> dict[str, JsonValue]:
         for name in FIXED_PARAMETERS:
             if name in parameters:
-                raise ValueError(f"{name} is no parameter to choose: each request sets it")
+                raise ValueError(
+                    f"{name} is no parameter to choose: each request sets it"
+                )
         return parameters
 
     def request(
-        self, messages: list[dict[str, Any]], *, max_tokens: int, **parameters: JsonValue
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        max_tokens: int,
+        **parameters: JsonValue,
     ) -> dict[str, Any]:
         """Return the body of a request.
 
@@ -51,6 +61,10 @@ class ChatEndpoint(Section):
             parameters: Everything else that is sent unless `parameters` of the recipe says
                 otherwise.
         """
-        chosen = {**parameters, self.max_tokens_parameter: max_tokens, **self.parameters}
+        chosen = {
+            **parameters,
+            self.max_tokens_parameter: max_tokens,
+            **self.parameters,
+        }
         sent = {name: value for name, value in chosen.items() if value is not None}
         return {"model": self.model, "messages": messages, **sent}

@@ -47,7 +47,9 @@ class Hints(Section):
         # Not str.format: a template may hold other braces, as LaTeX does.
         for name in ("{prompt}", "{answer}"):
             if template.count(name) != 1:
-                raise ValueError(f"must hold {name} once: what the model sees is made of it")
+                raise ValueError(
+                    f"must hold {name} once: what the model sees is made of it"
+                )
         return template
 
 
@@ -67,7 +69,9 @@ class Teacher(Section):
     @classmethod
     def _is_there(cls, source: str) -> str:
         if source == "scratch":
-            raise ValueError("a model from scratch has nothing to teach: name one that was trained")
+            raise ValueError(
+                "a model from scratch has nothing to teach: name one that was trained"
+            )
         return source
 
 
@@ -85,7 +89,9 @@ class OwnPrompts(Section):
     the user (2406.08464); no data is needed."""
     shown: Positive = 4
     """`examples`: prompts that are shown, drawn anew for each try."""
-    instruction: str = "Each of these questions is of one kind. Write the next one, another one."
+    instruction: str = (
+        "Each of these questions is of one kind. Write the next one, another one."
+    )
     """`examples`: what stands before them."""
     verifier: str = "exact"
     """Verifier that tells which answers agree: `exact`, `numeric`, `math` or `choice`."""
@@ -101,7 +107,9 @@ class OwnPrompts(Section):
     @classmethod
     def _needs_no_reference(cls, verifier: str) -> str:
         if verifier not in ("exact", "numeric", "math", "choice"):
-            raise ValueError("use exact, numeric, math or choice: others need data of the prompt")
+            raise ValueError(
+                "use exact, numeric, math or choice: others need data of the prompt"
+            )
         return verifier
 
 
@@ -134,9 +142,9 @@ class GenerateSection(Section):
     """For `engine: openai`. top_k is not part of that API and is not sent."""
     teacher: Teacher | None = None
     """None: the champion answers."""
-    source: Annotated[Literal["prompts", "text", "nothing", "model"], Field(alias="from")] = (
-        "prompts"
-    )
+    source: Annotated[
+        Literal["prompts", "text", "nothing", "model"], Field(alias="from")
+    ] = "prompts"
     """What the model goes on from: `prompts` of the unlabelled split (where the data is raw text
     alone, the beginnings of its blocks); `text`, the beginnings of the raw text that is taught;
     `nothing`, the token before a text: it writes freely; `model`, prompts that it writes itself
@@ -176,7 +184,9 @@ class GenerateSection(Section):
         if self.source != "model" and self.own_prompts != OwnPrompts():
             raise ValueError("`own_prompts` is for `from: model`")
         if self.engine not in ("auto", "vllm") and self.vllm != Vllm():
-            raise ValueError(f"`vllm` is for engine: vllm or auto, and the engine is {self.engine}")
+            raise ValueError(
+                f"`vllm` is for engine: vllm or auto, and the engine is {self.engine}"
+            )
         if (self.engine == "openai") != (self.endpoint is not None):
             raise ValueError(
                 "engine: openai and an `endpoint` with its `model` belong together: give both or "

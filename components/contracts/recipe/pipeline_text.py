@@ -41,7 +41,9 @@ def _protected(value: JsonValue) -> JsonValue:
         case list():
             return [_protected(item) for item in value]
         case dict():
-            return {str(_protected(name)): _protected(item) for name, item in value.items()}
+            return {
+                str(_protected(name)): _protected(item) for name, item in value.items()
+            }
     return value
 
 
@@ -52,5 +54,7 @@ def _restored(value: JsonValue) -> JsonValue:
         case list():
             return [_restored(item) for item in value]
         case dict():
-            return {str(_restored(name)): _restored(item) for name, item in value.items()}
+            return {
+                str(_restored(name)): _restored(item) for name, item in value.items()
+            }
     return value

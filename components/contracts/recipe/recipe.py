@@ -90,7 +90,9 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sampled_by_the_champion(self) -> Recipe:
-        if self.train.method == "raft" and (self.generate.teacher or self.generate.endpoint):
+        if self.train.method == "raft" and (
+            self.generate.teacher or self.generate.endpoint
+        ):
             raise ValueError(
                 "train.method raft compares the model with the champion that drew its samples: "
                 "leave out generate.teacher and generate.endpoint, or use method sft"
@@ -141,8 +143,14 @@ class Recipe(Section):
         """Splits that this campaign can do without: it neither trains on them nor asks them."""
         splits = set[str]()
         # `labelled_share: 0` is said on purpose. The tokenizer of a model from scratch needs text.
-        teaches_itself = self.select.labelled_share == 0 and not self.train.has_supervised_stage
-        if teaches_itself and self.generate.source != "text" and self.model.source != "scratch":
+        teaches_itself = (
+            self.select.labelled_share == 0 and not self.train.has_supervised_stage
+        )
+        if (
+            teaches_itself
+            and self.generate.source != "text"
+            and self.model.source != "scratch"
+        ):
             splits.add("train")
         if self.generate.source in ("nothing", "model"):
             splits.add("unlabelled")

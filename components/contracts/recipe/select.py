@@ -17,9 +17,7 @@ class JudgeScorer(ChatEndpoint):
     Its URL and key come from the environment: RATCHET_JUDGE_URL and RATCHET_JUDGE_KEY.
     """
 
-    rubric: str = (
-        "10: correct, complete and clear. 5: partly right. 0: wrong, empty, or off the question."
-    )
+    rubric: str = "10: correct, complete and clear. 5: partly right. 0: wrong, empty, or off the question."
     """Meaning of the grades; the judge answers with one whole number from 0 to 10, nothing else."""
     min_score: Annotated[int, Field(ge=0, le=10)] = 8
     # A judge that does as it is told ends after one number, whatever the limit.
@@ -76,7 +74,15 @@ class Keep(Section):
     strategies and nothing else. With both, the smaller of `share` and `rows` counts.
     """
 
-    by: Literal["random", "diversity", "k-centre", "score", "difficulty", "likelihood", "influence"]
+    by: Literal[
+        "random",
+        "diversity",
+        "k-centre",
+        "score",
+        "difficulty",
+        "likelihood",
+        "influence",
+    ]
     """`random`: the baseline. `diversity`: from each of `clusters` in turn, over hashed TF-IDF
     vectors; `k-centre`: the row farthest from all chosen (1708.00489). `score`: the highest score
     of judge, reward or influence, else vote share. `difficulty`: prompts that the model is most
@@ -126,7 +132,9 @@ class SelectSection(Section):
     for puzzles made from one template."""
     verifier: bool = True
     """Keep only what the prompt's verifier accepts. False: label-free, by agreement alone."""
-    verifier_function: Annotated[str, Field(pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)+)?$")] = ""
+    verifier_function: Annotated[
+        str, Field(pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)+)?$")
+    ] = ""
     """Dotted name of a Python function (prompt, answer, reference) -> bool that must accept too. It
     is code of yours that runs in the step: nothing but the recipe can name it."""
     judge: JudgeScorer | None = None

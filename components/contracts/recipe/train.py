@@ -33,7 +33,9 @@ class LoraStructure(Section):
     scale: Annotated[float, Field(gt=0.0)] = 2.0
     """B·A is multiplied by it: alpha / rank in other words, given as a ratio so that it stays when
     the rank grows."""
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = (
+        "all-linear"
+    )
     """Linear modules by the end of their name (`q_proj`, `mlp.c_proj`); `all-linear`: every one but
     the head, or the head where it is the only one. A head tied to the embedding takes no
     adapter."""
@@ -51,7 +53,9 @@ class LoraStructure(Section):
         return self.unfrozen_layers > 0 or bool(self.unfrozen_modules)
 
     def __str__(self) -> str:
-        layers = f", unfrozen layers {self.unfrozen_layers}" if self.unfrozen_layers else ""
+        layers = (
+            f", unfrozen layers {self.unfrozen_layers}" if self.unfrozen_layers else ""
+        )
         return f"rank {self.rank}{layers}"
 
 
@@ -64,7 +68,9 @@ class LoraSection(LoraStructure):
     @model_validator(mode="after")
     def _bounds(self) -> LoraSection:
         if self.rank > self.max_rank:
-            raise ValueError(f"rank ({self.rank}) > max_rank ({self.max_rank}): raise max_rank")
+            raise ValueError(
+                f"rank ({self.rank}) > max_rank ({self.max_rank}): raise max_rank"
+            )
         if self.unfrozen_layers > self.max_unfrozen_layers:
             raise ValueError(
                 f"unfrozen_layers ({self.unfrozen_layers}) > max_unfrozen_layers "
@@ -101,8 +107,14 @@ class LayerStructure(Section):
     `inserted`: the layers that `extra` has added. Whatever else there is stays frozen."""
 
     def __str__(self) -> str:
-        trained = f"last {self.trained}" if isinstance(self.trained, int) else self.trained
-        return f"{self.extra:+d}, {trained} trained" if self.extra else f"0, {trained} trained"
+        trained = (
+            f"last {self.trained}" if isinstance(self.trained, int) else self.trained
+        )
+        return (
+            f"{self.extra:+d}, {trained} trained"
+            if self.extra
+            else f"0, {trained} trained"
+        )
 
 
 class LayersSection(LayerStructure):
@@ -299,7 +311,9 @@ class TrainSection(Section):
                 "which saw no noise: unset rounds.augmentation, or use method sft"
             )
         if self.packing:
-            raise ValueError(f"method {self.method} takes one row a sequence: unset packing")
+            raise ValueError(
+                f"method {self.method} takes one row a sequence: unset packing"
+            )
         if self.kl_beta:
             instead = "clip" if self.method == "raft" else "preference.beta"
             raise ValueError(
@@ -340,7 +354,9 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _stages_train(self) -> TrainSection:
-        if self.rounds.steps == 0 or (self.pretrain is not None and self.pretrain.steps == 0):
+        if self.rounds.steps == 0 or (
+            self.pretrain is not None and self.pretrain.steps == 0
+        ):
             raise ValueError("only `first` may have 0 steps")
         return self
 

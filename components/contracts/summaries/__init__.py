@@ -6,7 +6,11 @@
 from components.contracts.summaries.decide import ChampionSummary, DecideSummary
 from components.contracts.summaries.evaluate import EvaluateSummary
 from components.contracts.summaries.generate import GenerateSummary
-from components.contracts.summaries.prepare import PrepareSummary, StartSummary, TeacherSummary
+from components.contracts.summaries.prepare import (
+    PrepareSummary,
+    StartSummary,
+    TeacherSummary,
+)
 from components.contracts.summaries.publish import PublishSummary
 from components.contracts.summaries.select import SelectSummary
 from components.contracts.summaries.summary import Summary

@@ -74,7 +74,9 @@ CHANGEABLE_SETTINGS = (
 SettingValue = float | LoraStructure | LayerStructure | None
 
 
-def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, SettingValue]:
+def changed_setting(
+    plan: Plan, recipe: Recipe, change: Change
+) -> tuple[str, SettingValue]:
     """Return (setting, new value) of a change; the old value if the setting is at its bound.
 
     Bounds are relative to the recipe as the person wrote it: learning rate 0.1 to 4 times, steps a
@@ -90,11 +92,15 @@ def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, Se
     match change:
         case "learning_rate_down":
             lowest_rate = 0.1 * base.learning_rate
-            learning_rate = _down(plan.learning_rate, 0.5 * plan.learning_rate, lowest_rate)
+            learning_rate = _down(
+                plan.learning_rate, 0.5 * plan.learning_rate, lowest_rate
+            )
             return "learning_rate", learning_rate
         case "learning_rate_up":
             highest_rate = min(1.0, 4 * base.learning_rate)
-            learning_rate = _up(plan.learning_rate, 2 * plan.learning_rate, highest_rate)
+            learning_rate = _up(
+                plan.learning_rate, 2 * plan.learning_rate, highest_rate
+            )
             return "learning_rate", learning_rate
         case "steps_down":
             fewer_steps = round(0.67 * plan.steps)
@@ -134,7 +140,9 @@ def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, Se
             if vote_share is None:
                 vote_share = recipe.select.min_vote_share
             stricter = max(0.5, round(vote_share + 0.2, 6))
-            return "min_vote_share", _raised(plan.min_vote_share, vote_share, stricter, 0.9)
+            return "min_vote_share", _raised(
+                plan.min_vote_share, vote_share, stricter, 0.9
+            )
         case "answer_tokens_up":
             # An answer that is longer than a training row could never be learned whole.
             in_recipe = recipe.generate.max_new_tokens
@@ -175,7 +183,9 @@ def _regularised(
                 share = augmentation.word_dropout
             larger_share = round(share + 0.1, 6)
             bound = augmentation.max_word_dropout
-            return "word_dropout", _raised(plan.word_dropout, share, larger_share, bound)
+            return "word_dropout", _raised(
+                plan.word_dropout, share, larger_share, bound
+            )
         case "dropout_up":
             dropout = recipe.train.dropout if plan.dropout is None else plan.dropout
             more_dropout = round(dropout + 0.1, 6)
@@ -204,10 +214,15 @@ def _regularised(
             longer = _raised(planned, patience, 2 * patience, 4 * in_recipe)
             return "early_stopping_patience", None if longer is None else int(longer)
         case "patience_down":
-            patience = plan.early_stopping_patience or recipe.train.early_stopping_patience
+            patience = (
+                plan.early_stopping_patience or recipe.train.early_stopping_patience
+            )
             shorter = max(1, patience // 2)
             planned = plan.early_stopping_patience
-            return "early_stopping_patience", planned if shorter == patience else shorter
+            return (
+                "early_stopping_patience",
+                planned if shorter == patience else shorter,
+            )
 
 
 def _up(value: float, target: float, highest: float) -> float:
@@ -220,7 +235,9 @@ def _down(value: float, target: float, lowest: float) -> float:
     return min(value, max(target, lowest))
 
 
-def _raised(planned: float | None, value: float, target: float, highest: float) -> float | None:
+def _raised(
+    planned: float | None, value: float, target: float, highest: float
+) -> float | None:
     """Return `_up` of a setting that the plan need not hold.
 
     Args:
@@ -255,7 +272,9 @@ def _changed_adapters(
         return _grown(structure, bounds)
     half = structure.rank // 2
     lowest = max(1, bounds.rank // 4)
-    return structure.model_copy(update={"rank": int(_down(structure.rank, half, lowest))})
+    return structure.model_copy(
+        update={"rank": int(_down(structure.rank, half, lowest))}
+    )
 
 
 def _changed_layers(

@@ -56,7 +56,15 @@ LITTLE_AGREEMENT = 0.6
 """Mean share of a prompt's samples that agree, below which they scatter."""
 FEW_LABELLED = 0.35
 """Share of labelled draws below which they are few."""
-NOT_BY_SAMPLING = ("no_answer", "in_evaluation", "unscored", "cap", "choice", "solved", "empty")
+NOT_BY_SAMPLING = (
+    "no_answer",
+    "in_evaluation",
+    "unscored",
+    "cap",
+    "choice",
+    "solved",
+    "empty",
+)
 """Reasons for a drop that no other way of sampling changes: a person has to."""
 SHIFTED = 0.25
 """Jensen–Shannon distance of labelled and generated answers above which they are unlike."""
@@ -205,8 +213,14 @@ def low_diversity(evidence: Evidence) -> Finding | None:
 def temperature_too_high(evidence: Evidence) -> Finding | None:
     """Report samples that hardly agree and are right much less often than greedy answers."""
     expected, share = evidence["majority_expected"], evidence["passed"]
-    scattered = share < SCATTERED * expected and evidence["agreement"] < LITTLE_AGREEMENT
-    if evidence.plan.temperature < 1.0 or evidence.plan.samples_per_prompt < 2 or not scattered:
+    scattered = (
+        share < SCATTERED * expected and evidence["agreement"] < LITTLE_AGREEMENT
+    )
+    if (
+        evidence.plan.temperature < 1.0
+        or evidence.plan.samples_per_prompt < 2
+        or not scattered
+    ):
         return None
     return evidence.finding(
         "temperature_too_high",
@@ -287,7 +301,10 @@ def label_noise(evidence: Evidence) -> Finding | None:
     dev_loss = evidence["last_loss"] - above
     # `not >` here and below, instead of `<=`: a measure that is absent is NaN, and no comparison
     # with NaN holds.
-    if not above > max(ABOVE_DEV_NATS, (ABOVE_DEV - 1) * dev_loss) or evidence["loss_fall"] <= 0:
+    if (
+        not above > max(ABOVE_DEV_NATS, (ABOVE_DEV - 1) * dev_loss)
+        or evidence["loss_fall"] <= 0
+    ):
         return None
     # Samples that a strict verifier let through are clean: then the labelled rows are noisy.
     strict = evidence.recipe.select.verifier and verifier_too_lenient(evidence) is None
@@ -349,7 +366,11 @@ def labelled_share_too_low(evidence: Evidence) -> Finding | None:
     """Report generated rows that are unlike the labelled ones and outweigh them."""
     comparison = evidence.comparison
     shifted = evidence["answer_shift"] > SHIFTED
-    if comparison is None or not evidence["labelled_weight"] < FEW_LABELLED or not shifted:
+    if (
+        comparison is None
+        or not evidence["labelled_weight"] < FEW_LABELLED
+        or not shifted
+    ):
         return None
     # Few and unlike labelled rows do no harm by themselves: only a loss makes them a cause.
     wins = comparison.wins
@@ -378,7 +399,10 @@ def _disagrees(evidence: Evidence, gap: float, standard_errors: float) -> bool:
         gap: Difference of the verifier's share of right answers and the champion's.
         standard_errors: The same in standard errors.
     """
-    enough = evidence["majority_prompts"] >= VERIFIER_PROMPTS and evidence.recipe.select.verifier
+    enough = (
+        evidence["majority_prompts"] >= VERIFIER_PROMPTS
+        and evidence.recipe.select.verifier
+    )
     return enough and gap > VERIFIER_GAP and standard_errors > VERIFIER_STANDARD_ERRORS
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from components.decide.reflection.capacity_causes import stopped_too_soon, too_little_capacity
+from components.decide.reflection.capacity_causes import (
+    stopped_too_soon,
+    too_little_capacity,
+)
 from components.decide.reflection.data_causes import (
     duplicate_flood,
     evaluation_contamination,

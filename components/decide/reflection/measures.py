@@ -107,7 +107,9 @@ def _moving_means(losses: Sequence[float]) -> list[float]:
     return means
 
 
-def human_loss_measures(candidate: ModelScores, champion: ModelScores | None) -> Measures:
+def human_loss_measures(
+    candidate: ModelScores, champion: ModelScores | None
+) -> Measures:
     """Return the loss on human text and its rise against the champion, in nats per token.
 
     Args:
@@ -148,7 +150,9 @@ def spikes(losses: Sequence[float], tokens: Sequence[int] = ()) -> list[int]:
     return spiking
 
 
-def _neighbours(step: int, losses: Sequence[float], tokens: Sequence[int]) -> list[float]:
+def _neighbours(
+    step: int, losses: Sequence[float], tokens: Sequence[int]
+) -> list[float]:
     """Return the losses nearest to a step, of both sides, whose batches are comparable."""
     first = max(0, step - REACH)
     last = min(len(losses) - 1, step + REACH)
@@ -157,8 +161,12 @@ def _neighbours(step: int, losses: Sequence[float], tokens: Sequence[int]) -> li
     later_steps = range(step + 1, last + 1)
     neighbours: list[float] = []
     for side in (earlier_steps, later_steps):
-        comparable = (neighbour for neighbour in side if _is_comparable(step, neighbour, tokens))
-        neighbours += [losses[neighbour] for neighbour in itertools.islice(comparable, NEIGHBOURS)]
+        comparable = (
+            neighbour for neighbour in side if _is_comparable(step, neighbour, tokens)
+        )
+        neighbours += [
+            losses[neighbour] for neighbour in itertools.islice(comparable, NEIGHBOURS)
+        ]
     return neighbours
 
 
@@ -172,7 +180,9 @@ def _is_comparable(step: int, neighbour: int, tokens: Sequence[int]) -> bool:
 
 
 def answer_measures(
-    candidate: Sequence[Result], champion: Sequence[Result], references: Mapping[str, str]
+    candidate: Sequence[Result],
+    champion: Sequence[Result],
+    references: Mapping[str, str],
 ) -> Measures:
     """Return the measures of the dev answers; empty without any.
 
@@ -239,7 +249,10 @@ def mix_measures(rows: Iterable[TrainingRow], validation: Iterable[Prompt]) -> M
     weight: Weights = defaultdict(float)
     repeated: Weights = defaultdict(float)
     # The last character tells kinds of answers apart (digit, letter, full stop) at no cost.
-    endings: dict[str, Weights] = {"labelled": defaultdict(float), "self": defaultdict(float)}
+    endings: dict[str, Weights] = {
+        "labelled": defaultdict(float),
+        "self": defaultdict(float),
+    }
     for row in rows:
         prompt = loosely(row.prompt)
         completion = loosely(row.completion)

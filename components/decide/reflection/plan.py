@@ -86,7 +86,9 @@ def next_plan(
         causes.append(_cause(reviewed, current, restored, None))
         plan = current.model_copy(update=restored)
         touched = set(restored)
-    for finding in sorted(findings, key=lambda finding: (-finding.priority, finding.name)):
+    for finding in sorted(
+        findings, key=lambda finding: (-finding.priority, finding.name)
+    ):
         change = None
         if finding.priority >= MIN_PRIORITY and len(touched) < MAX_CHANGES:
             change = _first_possible(finding, plan, recipe, touched, refuted)
@@ -101,7 +103,11 @@ def next_plan(
 
 
 def _first_possible(
-    finding: Finding, plan: Plan, recipe: Recipe, touched: set[str], refuted: frozenset[str]
+    finding: Finding,
+    plan: Plan,
+    recipe: Recipe,
+    touched: set[str],
+    refuted: frozenset[str],
 ) -> Change | None:
     """Return the finding's first change that is not refuted and moves an untouched setting."""
     for change in (finding.change, finding.otherwise, *finding.further):
@@ -237,7 +243,9 @@ def refuted_changes(history: Sequence[RoundRecord]) -> frozenset[str]:
     refuted: set[str] = set()
     for tried, reviewed in itertools.pairwise(history):
         if any(cause.name == TAKEN_BACK for cause in reviewed.causes):
-            refuted |= {cause.change_name for cause in tried.causes if cause.change_name}
+            refuted |= {
+                cause.change_name for cause in tried.causes if cause.change_name
+            }
     return frozenset(refuted)
 
 
@@ -271,7 +279,10 @@ def next_level(
 
 
 def _cause(
-    finding: Finding, plan: Plan, changed: Mapping[str, SettingValue], change: Change | None
+    finding: Finding,
+    plan: Plan,
+    changed: Mapping[str, SettingValue],
+    change: Change | None,
 ) -> Cause:
     """Return the record of a finding.
 

@@ -11,7 +11,12 @@ from components.decide.gate import Comparison, compare
 from components.decide.reflection.data_causes import FEW_PASSED, passed
 from components.decide.reflection.diagnosis import diagnose
 from components.decide.reflection.evidence import Evidence
-from components.decide.reflection.plan import next_level, next_plan, refuted_changes, review
+from components.decide.reflection.plan import (
+    next_level,
+    next_plan,
+    refuted_changes,
+    review,
+)
 from components.decide.reflection.round_measures import champion_answer_measures
 
 # No stage has these of its own, so a change after round 0 is a change for all rounds.
@@ -38,7 +43,9 @@ def reflect(
     measures = dict(outcome.measures)
     if finished.is_weak:
         # The champion's own answers tell whether it knows how to end.
-        measures |= champion_answer_measures(finished.context, campaign, outcome.champion)
+        measures |= champion_answer_measures(
+            finished.context, campaign, outcome.champion
+        )
     finished_share = mix.finished_share
     if finished_share is None:
         # A round without samples, such as the first, has nothing but the evaluation's answers.
@@ -75,10 +82,14 @@ def reflect(
     )
     refuted = refuted_changes(history)
     findings = diagnose(evidence)
-    plan, causes = next_plan(recipe, current, findings, reviewed, previous_plan, refuted)
+    plan, causes = next_plan(
+        recipe, current, findings, reviewed, previous_plan, refuted
+    )
     # By the scores of the champion: it draws the samples of the next round.
     too_hard = finished.is_weak and passed(mix) < FEW_PASSED
-    level = next_level(recipe, used_plan.level, outcome.best.dev_scores, too_hard=too_hard)
+    level = next_level(
+        recipe, used_plan.level, outcome.best.dev_scores, too_hard=too_hard
+    )
     return plan.model_copy(update={"level": level}), causes
 
 

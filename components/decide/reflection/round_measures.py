@@ -53,7 +53,9 @@ def round_measures(
     measures = loss_measures(train, losses, tokens)
     measures |= human_loss_measures(candidate.headline, champion.headline)
     # The plan is made by these, so they are of the dev split: prompts that steer prove nothing.
-    references = references_of(split_prompts(context, campaign.prepared, artifacts.DEV_PROMPTS))
+    references = references_of(
+        split_prompts(context, campaign.prepared, artifacts.DEV_PROMPTS)
+    )
     measures |= answer_measures(candidate.dev, champion.dev, references)
     # Texts alone, no answers: what the gate decides by must not be in the mix.
     validation = split_prompts(context, campaign.prepared, "validation")
@@ -89,7 +91,9 @@ def champion_answer_measures(
 
     They are no measures of the round: they were taken before it, so that no change can move them.
     """
-    references = references_of(split_prompts(context, campaign.prepared, artifacts.DEV_PROMPTS))
+    references = references_of(
+        split_prompts(context, campaign.prepared, artifacts.DEV_PROMPTS)
+    )
     measures = answer_measures(champion.dev, (), references)
     return {name: value for name, value in measures.items() if name != "accuracy"}
 

@@ -50,7 +50,9 @@ FEW_SPIKES = 2
 def optimizer_trouble(evidence: Evidence) -> Finding | None:
     """Report steps whose loss or gradient was not finite, and losses that spike."""
     num_skipped = evidence.training.skipped_steps
-    num_not_finite = sum(loss is None or not math.isfinite(loss) for loss in evidence.losses)
+    num_not_finite = sum(
+        loss is None or not math.isfinite(loss) for loss in evidence.losses
+    )
     spiked = evidence["loss_spikes"] > FEW_SPIKES
     if not num_skipped and not num_not_finite and not spiked:
         return None
@@ -59,7 +61,9 @@ def optimizer_trouble(evidence: Evidence) -> Finding | None:
         f"of {evidence.training.steps} steps"
     )
     if spiked:
-        description += f", {evidence['loss_spikes']:.0f} losses far above those around them"
+        description += (
+            f", {evidence['loss_spikes']:.0f} losses far above those around them"
+        )
     has_lost_steps = num_skipped > 0 or num_not_finite > 0
     return evidence.finding(
         "optimizer_trouble",
@@ -176,7 +180,9 @@ def overfitting(evidence: Evidence) -> Finding | None:
     if early:
         description += f"; stopped at step {train.steps} of {evidence.plan.steps}"
     far = early or final > FAR_RISE * best
-    changes: list[Change] = ["steps_down", "noise_up"] if far else ["weight_decay_up", "steps_down"]
+    changes: list[Change] = (
+        ["steps_down", "noise_up"] if far else ["weight_decay_up", "steps_down"]
+    )
     if _may_drop_more_words(evidence):
         # New copies of the rows take away what there is to memorise, and leave the model its steps.
         changes.insert(0, "word_dropout_up")
@@ -204,7 +210,10 @@ def overfitting(evidence: Evidence) -> Finding | None:
 def _may_drop_more_words(evidence: Evidence) -> bool:
     """Return True if the recipe has an augmentation whose word dropout is below its bound."""
     augmentation = evidence.recipe.train.rounds.augmentation
-    return augmentation is not None and augmentation.word_dropout < augmentation.max_word_dropout
+    return (
+        augmentation is not None
+        and augmentation.word_dropout < augmentation.max_word_dropout
+    )
 
 
 def underfitting(evidence: Evidence) -> Finding | None:
@@ -298,6 +307,10 @@ def still_falling(losses: Sequence[float | None]) -> float | None:
     last_mean = fmean(finite[-fifth:])
     fall = fourth_mean - last_mean
     least_share = STILL_FALLING if fifth > 1 else STILL_FALLING_OF_FEW
-    if fall <= NOTICEABLE_NATS or fall <= least_share * fourth_mean or last_mean <= FITTED_NATS:
+    if (
+        fall <= NOTICEABLE_NATS
+        or fall <= least_share * fourth_mean
+        or last_mean <= FITTED_NATS
+    ):
         return None
     return fall / fourth_mean

@@ -32,7 +32,9 @@ class Engine(Protocol):
         """Facts about the engine for the receipt."""
         ...
 
-    def answer(self, asks: Sequence[Ask], on_answers: Callable[[int], None]) -> list[Sample]:
+    def answer(
+        self, asks: Sequence[Ask], on_answers: Callable[[int], None]
+    ) -> list[Sample]:
         """Return one sample per ask, in order.
 
         Args:
@@ -42,7 +44,9 @@ class Engine(Protocol):
         ...
 
 
-def choose_engine(context: Context, campaign: Campaign, model: Receipt) -> tuple[EngineName, str]:
+def choose_engine(
+    context: Context, campaign: Campaign, model: Receipt
+) -> tuple[EngineName, str]:
     """Return (engine that the recipe's `engine` means on this machine, reason).
 
     Args:

@@ -50,7 +50,9 @@ class EndpointEngine:
     def __init__(self, context: Context, campaign: Campaign) -> None:
         """Raise UserError without the package or a key."""
         if importlib.util.find_spec("openai") is None:
-            raise UserError("generate.engine is openai: install the Python package `openai`")
+            raise UserError(
+                "generate.engine is openai: install the Python package `openai`"
+            )
         endpoint = campaign.recipe.generate.endpoint
         assert endpoint is not None
         self._context = context
@@ -65,7 +67,8 @@ class EndpointEngine:
             )
         access = Access(
             section="generate.endpoint",
-            url=context.environment.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
+            url=context.environment.get("OPENAI_BASE_URL")
+            or "https://api.openai.com/v1",
             url_variable="OPENAI_BASE_URL",
             key=key,
             key_variable="OPENAI_API_KEY",
@@ -78,14 +81,18 @@ class EndpointEngine:
         """The model's name at the endpoint."""
         return EngineFacts(model=self._endpoint.model)
 
-    def answer(self, asks: Sequence[Ask], on_answers: Callable[[int], None]) -> list[Sample]:
+    def answer(
+        self, asks: Sequence[Ask], on_answers: Callable[[int], None]
+    ) -> list[Sample]:
         """Return one sample per ask, in order. After a failure no new request is sent.
 
         Raises:
             UserError: The endpoint refuses the key, the model or the request.
             Transient: The endpoint fails for now, after all retries.
         """
-        with ThreadPoolExecutor(self._endpoint.concurrency, thread_name_prefix="endpoint") as pool:
+        with ThreadPoolExecutor(
+            self._endpoint.concurrency, thread_name_prefix="endpoint"
+        ) as pool:
             # First one sample of each prompt: the client judges by its first answers whether a
             # refusal is about one prompt or about all requests.
             ordered = sorted(asks, key=lambda ask: ask.index)
@@ -118,7 +125,9 @@ class EndpointEngine:
                 # Not stored: nothing was paid, and another time the endpoint may answer.
                 return _unanswered(ask, answer.reason)
             reply = answer
-            self._context.store.put_bytes(address, sealed(reply.model_dump(mode="json")))
+            self._context.store.put_bytes(
+                address, sealed(reply.model_dump(mode="json"))
+            )
         return Sample(
             prompt_id=ask.prompt.id,
             index=ask.index,
@@ -146,16 +155,22 @@ class EndpointEngine:
             seed=ask.seed % MAX_SEED,
         )
 
-    def _stored_reply(self, address: str, payload: dict[str, Any], index: int) -> Reply | None:
+    def _stored_reply(
+        self, address: str, payload: dict[str, Any], index: int
+    ) -> Reply | None:
         """Return the stored answer; None if there is none, or none that fits (noted)."""
         try:
-            reply = Reply.model_validate(unsealed(self._context.store.get_bytes(address)))
+            reply = Reply.model_validate(
+                unsealed(self._context.store.get_bytes(address))
+            )
         except Missing:
             return None
         except (ValueError, Corrupt):
             reply = None
         if reply is None or reply.payload != payload or reply.index != index:
-            self._context.progress.note(f"kept answer {address} is damaged: it is asked for again")
+            self._context.progress.note(
+                f"kept answer {address} is damaged: it is asked for again"
+            )
             return None
         return reply
 

@@ -39,7 +39,9 @@ class TransformersEngine:
 
         return about_codec(load_codec(self._folder))
 
-    def answer(self, asks: Sequence[Ask], on_answers: Callable[[int], None]) -> list[Sample]:
+    def answer(
+        self, asks: Sequence[Ask], on_answers: Callable[[int], None]
+    ) -> list[Sample]:
         """Return one sample per ask. Where memory does not suffice, the batch is halved: a note."""
         if self._answerer is None:
             self._answerer = self._load()
@@ -47,7 +49,9 @@ class TransformersEngine:
         for ask in asks:
             asks_by_prompt.setdefault(ask.prompt.id, []).append(ask)
         prompts = [prompt_asks[0].prompt for prompt_asks in asks_by_prompt.values()]
-        seeds = [[ask.seed for ask in prompt_asks] for prompt_asks in asks_by_prompt.values()]
+        seeds = [
+            [ask.seed for ask in prompt_asks] for prompt_asks in asks_by_prompt.values()
+        ]
         samples = self._answerer.answer(
             prompts, seeds, lambda num_answers, num_tokens: on_answers(num_answers)
         )
@@ -71,7 +75,9 @@ class TransformersEngine:
         torch.set_num_threads(self._context.shard_threads)
         prompt = self._campaign.recipe.answering_system_prompt
         model, codec = load_for_answers(self._folder, prompt)
-        return Answerer(model, codec, sampling_of(self._campaign), self._context.progress.note)
+        return Answerer(
+            model, codec, sampling_of(self._campaign), self._context.progress.note
+        )
 
 
 def sampling_of(campaign: Campaign) -> Sampling:

@@ -14,7 +14,11 @@ from components.contracts.summaries.generate import EngineFacts, VllmSizing
 from components.errors import UserError
 from components.generate.batches import Ask
 from components.generate.engines.transformers import about_codec
-from components.generate.engines.vllm_sizing import attention_heads, gpu_memory, size_vllm
+from components.generate.engines.vllm_sizing import (
+    attention_heads,
+    gpu_memory,
+    size_vllm,
+)
 
 if TYPE_CHECKING:
     from components.modeling.inference.sampling import Sampling
@@ -81,14 +85,17 @@ class VllmEngine:
             attention_heads(self._folder),
         )
 
-    def answer(self, asks: Sequence[Ask], on_answers: Callable[[int], None]) -> list[Sample]:
+    def answer(
+        self, asks: Sequence[Ask], on_answers: Callable[[int], None]
+    ) -> list[Sample]:
         """Return one sample per ask. Raises UserError if vLLM is not installed."""
         self._llm = self._llm or self._start()
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
         prompts = [
-            TokensPrompt(prompt_token_ids=self._codec.prompt_ids(ask.prompt.asked)) for ask in asks
+            TokensPrompt(prompt_token_ids=self._codec.prompt_ids(ask.prompt.asked))
+            for ask in asks
         ]
         settings = [
             SamplingParams(
@@ -109,7 +116,8 @@ class VllmEngine:
         outputs = self._llm.generate(prompts, settings, use_tqdm=False)
         on_answers(len(asks))
         return [
-            self._sample(ask, output.outputs[0]) for ask, output in zip(asks, outputs, strict=True)
+            self._sample(ask, output.outputs[0])
+            for ask, output in zip(asks, outputs, strict=True)
         ]
 
     def _sample(self, ask: Ask, completion: Any) -> Sample:
@@ -129,10 +137,14 @@ class VllmEngine:
         if not self._with_log_probabilities:
             return sample
         return sample.model_copy(
-            update={"log_probabilities": self._log_probabilities(ask, sample, completion)}
+            update={
+                "log_probabilities": self._log_probabilities(ask, sample, completion)
+            }
         )
 
-    def _log_probabilities(self, ask: Ask, sample: Sample, completion: Any) -> tuple[float, ...]:
+    def _log_probabilities(
+        self, ask: Ask, sample: Sample, completion: Any
+    ) -> tuple[float, ...]:
         """Return those of the drawn tokens; none where the text is other tokens to training."""
         from components.modeling.inference.answers import DECIMALS, row_of
 

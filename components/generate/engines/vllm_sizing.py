@@ -83,7 +83,9 @@ def attention_heads(folder: Path) -> int:
     return int(shape.get("num_attention_heads") or shape.get("n_head") or 1)
 
 
-def _fewest(settings: Vllm, weights_bytes: int, gpu_bytes: Sequence[int], num_heads: int) -> int:
+def _fewest(
+    settings: Vllm, weights_bytes: int, gpu_bytes: Sequence[int], num_heads: int
+) -> int:
     """Return the fewest devices that hold the weights."""
     if not gpu_bytes:
         # Processes on a CPU have one memory.
@@ -93,7 +95,11 @@ def _fewest(settings: Vllm, weights_bytes: int, gpu_bytes: Sequence[int], num_he
     sizes = [size for size in range(1, num_heads + 1) if num_heads % size == 0]
     fitting = [size for size in sizes if needed_bytes / size <= room_bytes]
     if not fitting or fitting[0] > len(gpu_bytes):
-        remedy = f"give generate `gpus: {fitting[0]}` in the profile" if fitting else "larger GPUs"
+        remedy = (
+            f"give generate `gpus: {fitting[0]}` in the profile"
+            if fitting
+            else "larger GPUs"
+        )
         raise UserError(
             f"the champion's weights ({needed_bytes / 2**30:.1f} GiB) do not fit into this step's "
             f"GPUs ({len(gpu_bytes)} of {min(gpu_bytes) / 2**30:.0f} GiB, of which weights may take "
@@ -103,4 +109,6 @@ def _fewest(settings: Vllm, weights_bytes: int, gpu_bytes: Sequence[int], num_he
 
 
 def _listed(num_heads: int) -> str:
-    return ", ".join(str(size) for size in range(1, num_heads + 1) if num_heads % size == 0)
+    return ", ".join(
+        str(size) for size in range(1, num_heads + 1) if num_heads % size == 0
+    )

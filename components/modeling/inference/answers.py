@@ -101,7 +101,11 @@ class Answerer:
         )
         return [
             sample.model_copy(
-                update={"log_probabilities": tuple(round(value, DECIMALS) for value in row_values)}
+                update={
+                    "log_probabilities": tuple(
+                        round(value, DECIMALS) for value in row_values
+                    )
+                }
             )
             for sample, row_values in zip(samples, values, strict=True)
         ]

@@ -12,7 +12,9 @@ ROOM_TOKENS = 64
 """Tokens that fit, at most, before everything is copied."""
 
 
-def make_room(cache: Cache, rows: Tensor | None, num_tokens: int, *, masked: bool) -> None:
+def make_room(
+    cache: Cache, rows: Tensor | None, num_tokens: int, *, masked: bool
+) -> None:
     """Repeat the rows of a cache and give it room for tokens to come, in place.
 
     Layers of other kinds than keys and values (sliding windows, recurrent states) are repeated and

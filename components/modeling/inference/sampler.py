@@ -177,10 +177,14 @@ class Sampler:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.batch_size = failed // 2
-        self._note(f"out of memory with {failed} rows: {self.batch_size} rows a batch from here on")
+        self._note(
+            f"out of memory with {failed} rows: {self.batch_size} rows a batch from here on"
+        )
 
     @torch.inference_mode()
-    def _batch(self, requests: Sequence[Request], group: list[tuple[int, int]]) -> list[Answer]:
+    def _batch(
+        self, requests: Sequence[Request], group: list[tuple[int, int]]
+    ) -> list[Answer]:
         """Draw one answer for each (request, seed index) of a group."""
         device = self._model.device
         num_steps = self._sampling.max_new_tokens
@@ -223,7 +227,9 @@ class Sampler:
             answers.append(Answer(request, index, ids, finished=ended[row]))
         return answers
 
-    def _dice(self, requests: Sequence[Request], group: list[tuple[int, int]]) -> Tensor:
+    def _dice(
+        self, requests: Sequence[Request], group: list[tuple[int, int]]
+    ) -> Tensor:
         """Return (rows, steps) uniform numbers, each row from its own seed."""
         # Fixed before the first token: neither a row's neighbours nor its batch change its draw.
         greedy = self._sampling.temperature == 0
@@ -233,7 +239,9 @@ class Sampler:
         dice = uniforms(seeds, self._sampling.max_new_tokens)
         return dice.to(self._model.device)
 
-    def _next_logits(self, active: _ActiveRows, chosen: Tensor, num_steps_left: int) -> Tensor:
+    def _next_logits(
+        self, active: _ActiveRows, chosen: Tensor, num_steps_left: int
+    ) -> Tensor:
         """Run the model on the tokens just chosen; return the logits of the next ones."""
         active.positions = active.positions + 1
         if self._positions is not None:

@@ -54,7 +54,9 @@ class Announced:
         return f"{self.platform}: {', '.join(self.entered) or 'up to date'}"
 
 
-def announce(context: Context, name: str, platforms: tuple[Platform, ...]) -> list[Announced]:
+def announce(
+    context: Context, name: str, platforms: tuple[Platform, ...]
+) -> list[Announced]:
     """Bring platforms up to date with the ledger of a name, and return how it went on each.
 
     Args:
@@ -97,7 +99,9 @@ def announce_after(context: Context, line: Line) -> None:
     try:
         recipe = recipe_of(context, line)
     except RatchetError as error:
-        context.progress.warn(f"{line.name}: no platform was told of line {line.number}: {error}")
+        context.progress.warn(
+            f"{line.name}: no platform was told of line {line.number}: {error}"
+        )
     else:
         announce_releases(context, recipe, line.name)
 
@@ -108,7 +112,9 @@ def recipe_of(context: Context, line: Line) -> Recipe:
     return load_campaign(context, receipt_uri(context, state)).written
 
 
-def _announced(platform: Platform, view: LedgerView, environment: Mapping[str, str]) -> Announced:
+def _announced(
+    platform: Platform, view: LedgerView, environment: Mapping[str, str]
+) -> Announced:
     try:
         entered = _outlet(platform, environment).bring_up_to_date(view)
     except RatchetError as error:

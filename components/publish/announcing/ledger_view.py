@@ -92,4 +92,6 @@ def ledger_view(context: Context, name: str, lines: list[Line]) -> LedgerView:
             rounds=campaign.state.history,
         )
 
-    return LedgerView(name=name, store=context.store.root, lines=tuple(lines), details=details)
+    return LedgerView(
+        name=name, store=context.store.root, lines=tuple(lines), details=details
+    )

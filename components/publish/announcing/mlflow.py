@@ -16,7 +16,12 @@ from components.contracts.releases import Line
 from components.contracts.state import RoundRecord
 from components.errors import UserError
 from components.publish.announcing.ledger_view import Details, LedgerView, scores_of
-from components.publish.announcing.platform_api import Access, Answer, PlatformApi, Refused
+from components.publish.announcing.platform_api import (
+    Access,
+    Answer,
+    PlatformApi,
+    Refused,
+)
 
 PATH = "/api/2.0/mlflow"
 ALIAS = "champion"
@@ -143,7 +148,9 @@ class Mlflow:
             "tags": _tags({STORE_TAG: view.store}),
         }
         answer, is_new = self._api.found_or_made(
-            lambda: self._api.found(f"{PATH}/registered-models/get", FoundModel, name=view.name),
+            lambda: self._api.found(
+                f"{PATH}/registered-models/get", FoundModel, name=view.name
+            ),
             f"{PATH}/registered-models/create",
             lambda: document,
         )
@@ -218,7 +225,9 @@ class Mlflow:
         }
         for first in range(0, len(metrics), MAX_BATCH_METRICS):
             batch = metrics[first : first + MAX_BATCH_METRICS]
-            self._api.post(f"{PATH}/runs/log-batch", {"run_id": run_id, "metrics": batch})
+            self._api.post(
+                f"{PATH}/runs/log-batch", {"run_id": run_id, "metrics": batch}
+            )
         self._api.post(
             f"{PATH}/runs/log-batch",
             {
@@ -245,7 +254,9 @@ class Mlflow:
             "tags": _tags({RELEASE_TAG: release, "ratchet.run": line.run_id}),
         }
         run_id, _ = self._api.found_or_made(
-            lambda: self._found_run(experiment, release), f"{PATH}/runs/create", lambda: document
+            lambda: self._found_run(experiment, release),
+            f"{PATH}/runs/create",
+            lambda: document,
         )
         return run_id
 
@@ -260,7 +271,10 @@ class Mlflow:
 
     def _experiment(self) -> str:
         """Return the id of the experiment, entered if there is none."""
-        name = self._environment.get("MLFLOW_EXPERIMENT_NAME", "").strip() or DEFAULT_EXPERIMENT
+        name = (
+            self._environment.get("MLFLOW_EXPERIMENT_NAME", "").strip()
+            or DEFAULT_EXPERIMENT
+        )
         experiment, _ = self._api.found_or_made(
             lambda: self._found_experiment(name),
             f"{PATH}/experiments/create",

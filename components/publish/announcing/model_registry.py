@@ -152,9 +152,14 @@ class ModelRegistry:
             "ratchet.weights": line.weights,
             "ratchet.approved_by": line.approval.approved_by if line.approval else "",
         }
-        properties: JsonObject = {name: _text(text) for name, text in texts.items() if text}
+        properties: JsonObject = {
+            name: _text(text) for name, text in texts.items() if text
+        }
         for name, value in scores_of(line, details).items():
-            properties[name] = {"metadataType": "MetadataDoubleValue", "double_value": value}
+            properties[name] = {
+                "metadataType": "MetadataDoubleValue",
+                "double_value": value,
+            }
         return properties
 
     def _found_or_made(
@@ -176,7 +181,9 @@ class ModelRegistry:
         entry, is_new = self._api.found_or_made(
             lambda: self._api.found(PATH + path, Entry, **query),
             PATH + collection,
-            lambda: {name: value for name, value in document().items() if value is not None},
+            lambda: {
+                name: value for name, value in document().items() if value is not None
+            },
         )
         if is_new:
             self._entered.append(title)

@@ -69,7 +69,11 @@ class Access:
             host, port = parts.hostname, parts.port
         except ValueError:
             host = None
-        if not host or parts.scheme not in ("http", "https") or not self.url.isprintable():
+        if (
+            not host
+            or parts.scheme not in ("http", "https")
+            or not self.url.isprintable()
+        ):
             raise UserError(
                 f"{self.title}: {self.url_variable} is not set, or no address such as "
                 "https://host:8080; set it where steps run"
@@ -96,7 +100,11 @@ class Access:
         """All texts that no message may show."""
         _, _, encoded = self.authorization.partition(" ")
         password = urllib.parse.urlsplit(self.url).password or ""
-        return [secret for secret in (self.token, self.password, password, encoded) if secret]
+        return [
+            secret
+            for secret in (self.token, self.password, password, encoded)
+            if secret
+        ]
 
 
 class Refused(Exception):
@@ -145,7 +153,10 @@ class PlatformApi:
         self.call("POST", path, body)
 
     def found_or_made(
-        self, find: Callable[[], T | None], path: str, document: Callable[[], JsonObject]
+        self,
+        find: Callable[[], T | None],
+        path: str,
+        document: Callable[[], JsonObject],
     ) -> tuple[T, bool]:
         """Return an entry and whether it was made here.
 
@@ -178,7 +189,9 @@ class PlatformApi:
             else:
                 entry = find()
                 if entry is None:
-                    raise Transient(f"{self._name} does not show what it took at {path}")
+                    raise Transient(
+                        f"{self._name} does not show what it took at {path}"
+                    )
                 return entry, True
         return entry, False
 
@@ -203,7 +216,11 @@ class PlatformApi:
             UserError: The platform refuses the rights, or the address is another server's.
             Transient: It does not answer, after all tries.
         """
-        headers = {"Accept": "application/json", "User-Agent": "ratchet", **self._access.headers}
+        headers = {
+            "Accept": "application/json",
+            "User-Agent": "ratchet",
+            **self._access.headers,
+        }
         if self._access.authorization:
             headers["Authorization"] = self._access.authorization
         encoded = None
@@ -237,14 +254,18 @@ class PlatformApi:
         thread.start()
         thread.join(self._patience.answer_seconds)
         if not outcomes:
-            raise _Passing(f"no answer within {self._patience.answer_seconds:g} seconds")
+            raise _Passing(
+                f"no answer within {self._patience.answer_seconds:g} seconds"
+            )
         if isinstance(outcomes[0], Exception):
             raise outcomes[0]
         return outcomes[0]
 
     def _exchanged(self, request: urllib.request.Request) -> bytes:
         try:
-            with self._opener.open(request, timeout=self._patience.answer_seconds) as response:
+            with self._opener.open(
+                request, timeout=self._patience.answer_seconds
+            ) as response:
                 return bytes(response.read(MAX_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
             with error:
@@ -273,7 +294,9 @@ class PlatformApi:
             )
         if status in (400, 404, 409, 422):
             return Refused(status, status_and_words)
-        return UserError(f"{self._name} answers {status_and_words}: check {access.url_variable}")
+        return UserError(
+            f"{self._name} answers {status_and_words}: check {access.url_variable}"
+        )
 
     def _parsed(self, body: bytes) -> JsonObject:
         try:
@@ -329,4 +352,6 @@ def _message_of(body: bytes) -> str:
         return text
     if not isinstance(document, dict) or "message" not in document:
         return text
-    return " ".join(str(document[name]) for name in ("error_code", "message") if name in document)
+    return " ".join(
+        str(document[name]) for name in ("error_code", "message") if name in document
+    )

@@ -26,7 +26,9 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
         # By the prompt's own verifier: what it takes for an answer is what would be trained on.
         verifier = scored.prompt.verifier
         if verifier not in keys_by_verifier:
-            keys_by_verifier[verifier] = {answer_key(scored.prompt, name) for name in names}
+            keys_by_verifier[verifier] = {
+                answer_key(scored.prompt, name) for name in names
+            }
         if scored.answer in keys_by_verifier[verifier]:
             return ""
         return f"{scored.answer[:100]!r} is none of {listed[:200]}"

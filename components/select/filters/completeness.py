@@ -8,7 +8,9 @@ from components.select.scored_samples import Filter, Remaining, ScoredSample, sp
 
 def answered(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops what an endpoint refused to answer, with its words."""
-    return lambda block: split(block, lambda scored: scored.sample.no_answer, "no_answer")
+    return lambda block: split(
+        block, lambda scored: scored.sample.no_answer, "no_answer"
+    )
 
 
 def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:

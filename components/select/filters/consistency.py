@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 from components.errors import UserError
 from components.select.filter_settings import FilterSettings
-from components.select.scored_samples import Filter, Remaining, ScoredSample, by_prompt, split
+from components.select.scored_samples import (
+    Filter,
+    Remaining,
+    ScoredSample,
+    by_prompt,
+    split,
+)
 from components.statistics import binomial_upper
 from components.verifiers import verify
 
@@ -36,7 +42,11 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
             return f"{answer}; another answer has as many votes ({share})"
         if not scored.is_majority:
             return f"{answer}; the majority ({share}) says {scored.majority[:100]!r}"
-        return "" if scored.vote_share >= min_share else f"majority share {share} < {min_share:.2f}"
+        return (
+            ""
+            if scored.vote_share >= min_share
+            else f"majority share {share} < {min_share:.2f}"
+        )
 
     return lambda block: split(block, refusal, "vote")
 
@@ -72,12 +82,16 @@ def calibrated_share(audit: Sequence[ScoredSample], ties_count: bool = False) ->
     )
 
 
-def _majority_verdicts(audit: Sequence[ScoredSample], ties_count: bool) -> list[tuple[float, bool]]:
+def _majority_verdicts(
+    audit: Sequence[ScoredSample], ties_count: bool
+) -> list[tuple[float, bool]]:
     """Return (share of votes, verdict of the verifier) of the majority of each prompt."""
     verdicts: list[tuple[float, bool]] = []
     for group in by_prompt(audit):
         # All samples that voted for it agree, so the verifier is asked about the first of them.
-        voters = [scored for scored in group if scored.sample.finished and scored.is_majority]
+        voters = [
+            scored for scored in group if scored.sample.finished and scored.is_majority
+        ]
         if not voters:
             continue
         voter = voters[0]

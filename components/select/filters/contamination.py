@@ -5,7 +5,14 @@ from __future__ import annotations
 from components.contamination import Overlap
 from components.contracts.rows import Prompt, prompt_id
 from components.select.filter_settings import FilterSettings
-from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, split
+from components.select.scored_samples import (
+    Block,
+    Filter,
+    Outcome,
+    Remaining,
+    ScoredSample,
+    split,
+)
 
 
 def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
@@ -17,7 +24,9 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """
     evaluation_ids = settings.evaluation_ids
     # Puzzles made from one template look contaminated by parts of each other.
-    index = Overlap(settings.evaluation, parts=settings.section.contamination == "overlap")
+    index = Overlap(
+        settings.evaluation, parts=settings.section.contamination == "overlap"
+    )
     refusal_by_prompt: dict[str, str] = {}
 
     def refusal_of_prompt(prompt: Prompt) -> str:

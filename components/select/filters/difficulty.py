@@ -6,7 +6,14 @@ from dataclasses import replace
 
 from components.canonical import derived_seed
 from components.select.filter_settings import FilterSettings
-from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, split
+from components.select.scored_samples import (
+    Block,
+    Filter,
+    Outcome,
+    Remaining,
+    ScoredSample,
+    split,
+)
 
 
 def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
@@ -28,11 +35,18 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
         # Derived from the prompt: all samples of a prompt are replayed or none of them.
         draw = derived_seed(settings.seed, "replay", scored.prompt.id) / 2**63
         verdict = "agree" if scored.pass_rate is None else "are right"
-        return "" if draw < section.replay else f"all {scored.num_samples} samples {verdict}"
+        return (
+            ""
+            if draw < section.replay
+            else f"all {scored.num_samples} samples {verdict}"
+        )
 
     def apply(block: Block) -> Outcome:
         passed, dropped = split(block, refusal, "solved")
-        weighted = [replace(scored, weight=scored.weight * indecision(scored)) for scored in passed]
+        weighted = [
+            replace(scored, weight=scored.weight * indecision(scored))
+            for scored in passed
+        ]
         return weighted, dropped
 
     return apply

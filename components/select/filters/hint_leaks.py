@@ -6,7 +6,14 @@ import re
 
 from components.contracts.rows import Dropped
 from components.select.filter_settings import FilterSettings
-from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, drop
+from components.select.scored_samples import (
+    Block,
+    Filter,
+    Outcome,
+    Remaining,
+    ScoredSample,
+    drop,
+)
 from components.verifiers import reference_answer
 
 RUN_WORDS = 4
@@ -35,7 +42,9 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
         for scored in block:
             leaked_run = _leaked_run(scored.text, runs) if scored.hinted else ""
             if leaked_run:
-                dropped.append(drop(scored, "leaked_hint", f"repeats {leaked_run!r} of its hint"))
+                dropped.append(
+                    drop(scored, "leaked_hint", f"repeats {leaked_run!r} of its hint")
+                )
             elif scored.hinted and _is_parroted(scored):
                 detail = "says the answer and nothing of the way to it"
                 dropped.append(drop(scored, "parroted_hint", detail))

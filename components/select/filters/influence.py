@@ -34,7 +34,9 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
         dropped: list[Dropped] = []
         for unscored, score in zip(block, scorer(block), strict=True):
             if score is None or isinstance(score, NoScore):
-                detail = "it is too long for the model" if score is None else score.reason
+                detail = (
+                    "it is too long for the model" if score is None else score.reason
+                )
                 dropped.append(drop(unscored, "unscored", detail))
                 continue
             scored = with_score(unscored, "influence", score)

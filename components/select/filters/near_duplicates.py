@@ -64,7 +64,9 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     detail_by_key = _Search(remaining, threshold, settings.folder).duplicates()
 
     def apply(block: Block) -> Outcome:
-        return split(block, lambda scored: detail_by_key.get(scored.key, ""), "near_duplicate")
+        return split(
+            block, lambda scored: detail_by_key.get(scored.key, ""), "near_duplicate"
+        )
 
     return apply
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from components.contracts.reviews import answer_id
 from components.select.filter_settings import FilterSettings
-from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, split
+from components.select.scored_samples import (
+    Block,
+    Filter,
+    Outcome,
+    Remaining,
+    ScoredSample,
+    split,
+)
 
 
 def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:

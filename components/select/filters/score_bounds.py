@@ -85,7 +85,9 @@ def _outside(name: str, low: float, high: float) -> Refusal:
     return refusal
 
 
-def _filter(settings: FilterSettings, name: str, refusal: Refusal, reason: str) -> Filter:
+def _filter(
+    settings: FilterSettings, name: str, refusal: Refusal, reason: str
+) -> Filter:
     """Return a filter by the scores of `settings.scorers[name]`; all its rows carry their score.
 
     Args:

@@ -86,7 +86,10 @@ def by_function(settings: FilterSettings, remaining: Remaining) -> Filter | None
 def _verdicts(block: Block, room: Room) -> Verdicts:
     """Return the verdicts on the samples of a block; equal answers are checked once."""
     # Small models repeat themselves, and `math` may take seconds for one answer.
-    asked = {(scored.prompt.id, scored.text): (scored.prompt, scored.text) for scored in block}
+    asked = {
+        (scored.prompt.id, scored.text): (scored.prompt, scored.text)
+        for scored in block
+    }
     return dict(zip(asked, verdicts_of(list(asked.values()), room), strict=True))
 
 

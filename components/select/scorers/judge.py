@@ -92,7 +92,10 @@ class Judge:
             {"question": scored.prompt.text, "answer": scored.text}, ensure_ascii=False
         )
         messages = [
-            {"role": "system", "content": _INSTRUCTION.format(rubric=self._section.rubric)},
+            {
+                "role": "system",
+                "content": _INSTRUCTION.format(rubric=self._section.rubric),
+            },
             {"role": "user", "content": question},
         ]
         # Greedy: a grade should not depend on luck.

@@ -31,7 +31,9 @@ ModelScorer = Callable[[Block], list[float | None]]
 """A scorer that runs a model here; None where a sample is too long for it."""
 
 
-def reward_scorer(context: Context, section: RewardScorer, scratch: Path) -> ModelScorer:
+def reward_scorer(
+    context: Context, section: RewardScorer, scratch: Path
+) -> ModelScorer:
     """Return a scorer by a sequence classifier with one output.
 
     Args:
@@ -86,10 +88,16 @@ def likelihood_scorers(context: Context, campaign: Campaign) -> dict[str, ModelS
     def difficulty(block: Block) -> list[float | None]:
         triples = zip(block, of_champion(block), alone(block), strict=True)
         return [
-            _difficulty(scored, after_prompt, without) for scored, after_prompt, without in triples
+            _difficulty(scored, after_prompt, without)
+            for scored, after_prompt, without in triples
         ]
 
-    return {"champion": of_champion, "base": of_base, "ratio": ratio, "difficulty": difficulty}
+    return {
+        "champion": of_champion,
+        "base": of_base,
+        "ratio": ratio,
+        "difficulty": difficulty,
+    }
 
 
 def _difficulty(
@@ -187,7 +195,9 @@ def influence_scorer(context: Context, campaign: Campaign) -> ModelScorer:
         model, codec = _loaded(
             context, champion, checkpoint_in(champion, 0), recipe.model.system_prompt
         )
-        return Influence(model, codec, chosen, recipe.train.max_length, section.batch_size)
+        return Influence(
+            model, codec, chosen, recipe.train.max_length, section.batch_size
+        )
 
     def scores(block: Block) -> list[float | None]:
         values: list[float | None] = influence().scores(_pairs(block))
@@ -201,7 +211,9 @@ def _pairs(block: Block) -> list[tuple[Asked, str]]:
     return [(scored.prompt.asked, scored.text) for scored in block]
 
 
-def _loaded(context: Context, receipt: Receipt, name: str, system_prompt: str) -> tuple[Any, Codec]:
+def _loaded(
+    context: Context, receipt: Receipt, name: str, system_prompt: str
+) -> tuple[Any, Codec]:
     """Return (model, codec) of a checkpoint of a receipt."""
     from components.modeling.inference.answers import load_for_answers
 

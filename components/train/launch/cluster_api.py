@@ -118,7 +118,9 @@ class Cluster:
             else:
                 file = environment.get("KUBECONFIG")
                 config.load_kube_config(
-                    config_file=file, client_configuration=configuration, persist_config=False
+                    config_file=file,
+                    client_configuration=configuration,
+                    persist_config=False,
                 )
         except config.ConfigException as error:
             raise UserError(
@@ -145,7 +147,9 @@ class Cluster:
             )
         except Refused as refused:
             if refused.status != CONFLICT:
-                raise UserError(f"there is no namespace {namespace} on {self.server}") from None
+                raise UserError(
+                    f"there is no namespace {namespace} on {self.server}"
+                ) from None
             return None
 
     def read_job(self, namespace: str, name: str) -> Json | None:
@@ -195,10 +199,15 @@ class Cluster:
         """Return the warning events about the objects of this name."""
         selector = f"involvedObject.name={name},type=Warning"
         return self._list(
-            "events", self._core.list_namespaced_event, namespace, field_selector=selector
+            "events",
+            self._core.list_namespaced_event,
+            namespace,
+            field_selector=selector,
         )
 
-    def log_tail(self, namespace: str, pod: str, container: str, num_lines: int) -> list[str]:
+    def log_tail(
+        self, namespace: str, pod: str, container: str, num_lines: int
+    ) -> list[str]:
         """Return the last lines of a container's log, none if the pod is gone."""
         try:
             text = self._answer(
@@ -213,9 +222,13 @@ class Cluster:
             return []
         return text.decode("utf-8", errors="replace").splitlines()
 
-    def _list(self, resource: str, method: Method, namespace: str, **options: object) -> list[Json]:
+    def _list(
+        self, resource: str, method: Method, namespace: str, **options: object
+    ) -> list[Json]:
         try:
-            listing = self._call(Request("list", resource, namespace), method, namespace, **options)
+            listing = self._call(
+                Request("list", resource, namespace), method, namespace, **options
+            )
         except Refused:
             return []
         return list(listing.get("items") or ())
@@ -238,12 +251,16 @@ class Cluster:
         """Return the body of the answer, after as many tries as the patience allows."""
         backoff = Backoff(self.patience)
         while True:
-            outcome, asked_seconds = self._try(request, method, arguments, is_json, options)
+            outcome, asked_seconds = self._try(
+                request, method, arguments, is_json, options
+            )
             if isinstance(outcome, bytes):
                 return outcome
             if not backoff.wait(asked_seconds):
                 seconds = self.patience.give_up_seconds
-                raise Transient(f"{self.server} could not {request} for {seconds:.0f} s: {outcome}")
+                raise Transient(
+                    f"{self.server} could not {request} for {seconds:.0f} s: {outcome}"
+                )
 
     def _try(
         self,

@@ -113,7 +113,9 @@ class _Follower:
             elif state == "Failed":
                 self._remove(existing_job, f"had failed ({reason})")
             elif state == "Complete" and not self.has_receipt():
-                self._remove(existing_job, "is complete, but its receipt is not in the store")
+                self._remove(
+                    existing_job, "is complete, but its receipt is not in the store"
+                )
             else:
                 return self._adopt(existing_job, "found and attached to")
         raise Transient(
@@ -173,11 +175,15 @@ class _Follower:
                 self._clear_away(job)
                 return
             if state == "Failed":
-                raise failure_of(self.cluster, self.spec, self.name, reason, self.secrets)
+                raise failure_of(
+                    self.cluster, self.spec, self.name, reason, self.secrets
+                )
             # A job that waits in a queue may wait for long. Without one, nodes that started wait a day
             # for the others (the TrainingRuntime says so; torchrun's own patience is 15 minutes).
             if state == "Suspended":
-                self._note(f"{self._shown_name} is suspended, by a queue or by hand: {reason}")
+                self._note(
+                    f"{self._shown_name} is suspended, by a queue or by hand: {reason}"
+                )
             if patience.clock() - looked_at >= patience.look_seconds:
                 looked_at = patience.clock()
                 for text in waiting_for(self.cluster, self.spec, self.name):
@@ -199,9 +205,13 @@ class _Follower:
         try:
             if self.has_receipt():
                 uid = job["metadata"]["uid"]
-                self.cluster.delete_job(self.spec.namespace, self.name, uid, "Background")
+                self.cluster.delete_job(
+                    self.spec.namespace, self.name, uid, "Background"
+                )
         except RatchetError as error:
-            self._note(f"{self._shown_name} is complete and could not be deleted: {error}")
+            self._note(
+                f"{self._shown_name} is complete and could not be deleted: {error}"
+            )
 
     def _read_again(self) -> Json | None:
         """Return the job as it is now, or None if another launcher saw its end and deleted it."""
@@ -209,7 +219,9 @@ class _Follower:
         if job is None or job["metadata"].get("deletionTimestamp"):
             self.uid = ""
             if self.has_receipt():
-                self._note(f"{self._shown_name} is gone, and its result is in the store")
+                self._note(
+                    f"{self._shown_name} is gone, and its result is in the store"
+                )
                 return None
             raise Transient(
                 f"{self.spec.task}: {self._shown_name} vanished: somebody deleted it; the same "
@@ -218,7 +230,8 @@ class _Follower:
         if job["metadata"]["uid"] != self.uid:
             self._check_owner(job)
             return self._adopt(
-                job, "was deleted and created anew by another launcher, and is attached to"
+                job,
+                "was deleted and created anew by another launcher, and is attached to",
             )
         return job
 
@@ -235,8 +248,12 @@ class _Follower:
             if not self.uid:
                 return
             # Background: SIGTERM leaves little time, and the API server goes on by itself.
-            self.cluster.delete_job(self.spec.namespace, self.name, self.uid, "Background")
-            self._note(f"cancelled: {self._shown_name} is deleted, its nodes are free again")
+            self.cluster.delete_job(
+                self.spec.namespace, self.name, self.uid, "Background"
+            )
+            self._note(
+                f"cancelled: {self._shown_name} is deleted, its nodes are free again"
+            )
         except RatchetError as error:
             self._note(
                 f"cancelled, but {self._shown_name} could not be deleted and goes on: {error}"
@@ -297,4 +314,6 @@ def _sigterm_raises() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous if previous is not None else signal.SIG_DFL)
+        signal.signal(
+            signal.SIGTERM, previous if previous is not None else signal.SIG_DFL
+        )

@@ -33,7 +33,9 @@ def carry_out(context: Context, jobs: list[Job]) -> None:
     except OutOfMemory as error:
         halved = [_with_half_the_micro_batch(job, error) for job in jobs]
         size = halved[0].section.micro_batch_size
-        context.progress.note(f"{error}; trying again with micro-batches of {size} rows")
+        context.progress.note(
+            f"{error}; trying again with micro-batches of {size} rows"
+        )
         try:
             # A process can start DeepSpeed only once, so this try gets processes of its own.
             _train(context, halved, own_process=False)
@@ -47,7 +49,9 @@ def carry_out(context: Context, jobs: list[Job]) -> None:
 
 def _with_half_the_micro_batch(job: Job, error: OutOfMemory) -> Job:
     layout = job.output / "layout.json"
-    failed_size = TrainingLayout.model_validate_json(layout.read_bytes()).micro_batch_size
+    failed_size = TrainingLayout.model_validate_json(
+        layout.read_bytes()
+    ).micro_batch_size
     if failed_size == 1:
         raise UserError(
             f"{error}, which cannot be halved: lower train.max_length, set "
@@ -69,7 +73,10 @@ def _train(context: Context, jobs: list[Job], *, own_process: bool) -> None:
         train(jobs[0], context)
         return
     children = Children()
-    with children.sigterm_passed_on(), ThreadPoolExecutor(min(len(jobs), context.threads)) as pool:
+    with (
+        children.sigterm_passed_on(),
+        ThreadPoolExecutor(min(len(jobs), context.threads)) as pool,
+    ):
         list(pool.map(lambda job: _launch(context, job, children), jobs))
 
 
@@ -133,7 +140,9 @@ def _launch(context: Context, job: Job, children: Children) -> None:
     if failure.exists():
         account = json.loads(failure.read_text())
         failure.unlink()
-        kinds = {kind.__name__: kind for kind in (UserError, Transient, Corrupt, OutOfMemory)}
+        kinds = {
+            kind.__name__: kind for kind in (UserError, Transient, Corrupt, OutOfMemory)
+        }
         raise kinds.get(account["kind"], RatchetError)(account["message"])
     if status:
         raise RatchetError(

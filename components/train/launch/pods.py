@@ -12,7 +12,12 @@ from dataclasses import dataclass
 
 from components.errors import Corrupt, RatchetError, Transient, UserError, one_line
 from components.train.launch.cluster_api import Cluster, Json, reason_and_message
-from components.train.launch.trainjob import CONTAINER, REPLICATED_JOB, TrainJobSpec, pod_selector
+from components.train.launch.trainjob import (
+    CONTAINER,
+    REPLICATED_JOB,
+    TrainJobSpec,
+    pod_selector,
+)
 
 SHOWN_LINES = 40
 """Lines of a failed rank's log that the message shows."""
@@ -31,18 +36,30 @@ KINDS: Mapping[int, type[RatchetError]] = {
 }
 RESTART = "jobset.sigs.k8s.io/restart-attempt"
 """Label of the restart of the job that a pod belongs to, by JobSet."""
-DISRUPTED = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated")
+DISRUPTED = (
+    "Evicted",
+    "NodeLost",
+    "NodeShutdown",
+    "Preempting",
+    "Shutdown",
+    "Terminated",
+)
 """Reasons of a failed pod that the cluster took away."""
 
 _TORCHRUN = re.compile(r"torch/distributed/elastic/multiprocessing/\S+\] ")
-_ROOT_CAUSE = re.compile(r"Root Cause .*?rank\s*: (\d+).*?exitcode\s*: (-?\d+)", re.DOTALL)
+_ROOT_CAUSE = re.compile(
+    r"Root Cause .*?rank\s*: (\d+).*?exitcode\s*: (-?\d+)", re.DOTALL
+)
 _SECRET_NAME = re.compile(
     r"SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE
 )
 _HIDDEN = (
     (re.compile(r"://[^/\s:@]+:[^/\s@]+@"), "://***@"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), r"\1 ***"),
-    (re.compile(r"(?i)(x-amz-(?:signature|credential|security-token)=)[^&\s]+"), r"\1***"),
+    (
+        re.compile(r"(?i)(x-amz-(?:signature|credential|security-token)=)[^&\s]+"),
+        r"\1***",
+    ),
     (
         re.compile(
             r"(?i)([\w.-]*(?:secret|passw(?:or)?d|api_?key|access_?key|session_?token|auth_?token"
@@ -51,7 +68,9 @@ _HIDDEN = (
         r"\1***",
     ),
     (
-        re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bhf_\w{20,}|\beyJ[\w-]{10,}\.[\w-]+\.[\w-]+"),
+        re.compile(
+            r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bhf_\w{20,}|\beyJ[\w-]{10,}\.[\w-]+\.[\w-]+"
+        ),
         "***",
     ),
 )
@@ -104,7 +123,9 @@ def waiting_for(cluster: Cluster, spec: TrainJobSpec, name: str) -> list[str]:
     except UserError as error:
         return [f"what the nodes wait for cannot be seen: {error}"]
     if not pods:
-        controllers = "the job waits for the Kubeflow Trainer controller or for its queue"
+        controllers = (
+            "the job waits for the Kubeflow Trainer controller or for its queue"
+        )
         return [f"no pod yet: {warning or controllers}"]
     restarts = max(_restart(pod) for pod in pods)
     notes = []
@@ -112,16 +133,22 @@ def waiting_for(cluster: Cluster, spec: TrainJobSpec, name: str) -> list[str]:
     if warning:
         notes.append(f"{num_missing} of {spec.num_nodes} nodes have no pod: {warning}")
     if restarts:
-        notes.append(f"restart {restarts}: every node began again from the last checkpoint")
+        notes.append(
+            f"restart {restarts}: every node began again from the last checkpoint"
+        )
     phases = Counter(pod["status"].get("phase") for pod in pods)
     pending = [pod for pod in pods if pod["status"].get("phase") == "Pending"]
     reasons = Counter(map(_waits_for, pending))
     for reason, count in reasons.items():
-        notes.append(f"{phases['Running']} of {spec.num_nodes} nodes run, {count} wait: {reason}")
+        notes.append(
+            f"{phases['Running']} of {spec.num_nodes} nodes run, {count} wait: {reason}"
+        )
     return notes
 
 
-def last_line_of(cluster: Cluster, spec: TrainJobSpec, name: str, secrets: Sequence[str]) -> str:
+def last_line_of(
+    cluster: Cluster, spec: TrainJobSpec, name: str, secrets: Sequence[str]
+) -> str:
     """Return the last line that node 0 wrote, its progress; empty where there is none to be seen."""
     try:
         pods = _latest(cluster.pods(spec.namespace, pod_selector(name)))
@@ -170,7 +197,9 @@ def failure_of(
     own_errors = [line for line in last_lines if line.startswith("error (")]
     if own_errors:
         text += f": {own_errors[-1]}"
-    tail = "\n".join(f"  {line}" for line in last_lines) or "  (its log is empty or gone)"
+    tail = (
+        "\n".join(f"  {line}" for line in last_lines) or "  (its log is empty or gone)"
+    )
     kind = KINDS.get(account.status, RatchetError)
     return kind(f"{text}\nthe last lines of its log:\n{tail}")
 
@@ -200,7 +229,9 @@ def _account(failed: FailedPod, lines: list[str]) -> Account:
     cause = _ROOT_CAUSE.search("\n".join(lines))
     if cause is None:
         return Account(None, failed.status, lines)
-    torchrun_lines = (index for index, line in enumerate(lines) if _TORCHRUN.search(line))
+    torchrun_lines = (
+        index for index, line in enumerate(lines) if _TORCHRUN.search(line)
+    )
     first_torchrun_line = next(torchrun_lines, len(lines))
     rank_lines = lines[:first_torchrun_line] or lines
     return Account(rank=int(cause[1]), status=int(cause[2]), lines=rank_lines)
@@ -264,7 +295,9 @@ def _failed_pod(pod: Json) -> FailedPod:
         node=_node_of(pod),
         finished=str(terminated.get("finishedAt") or ""),
         status=int(terminated.get("exitCode", 0)),
-        reason=str(status.get("reason") or disruption_reason or terminated.get("reason") or ""),
+        reason=str(
+            status.get("reason") or disruption_reason or terminated.get("reason") or ""
+        ),
         disrupted=disruption is not None or status.get("reason") in DISRUPTED,
     )
 
@@ -283,14 +316,20 @@ def _disruption(pod: Json) -> Json | None:
     """Return the condition that says that the cluster takes the pod away, or None."""
     conditions: list[Json] = pod["status"].get("conditions") or []
     for condition in conditions:
-        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+        if (
+            condition.get("type") == "DisruptionTarget"
+            and condition.get("status") == "True"
+        ):
             return condition
     return None
 
 
 def _waits_for(pod: Json) -> str:
     for condition in pod["status"].get("conditions") or []:
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+        if (
+            condition.get("type") == "PodScheduled"
+            and condition.get("status") == "False"
+        ):
             return reason_and_message(condition)
     state = _container(pod).get("state") or {}
     waiting = state.get("waiting") or {}

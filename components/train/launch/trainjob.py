@@ -80,7 +80,9 @@ def spec_from(
             "train.num_nodes > 1 needs to know the image of the nodes: set RATCHET_IMAGE to the "
             "image of this step"
         )
-    names = tuple(filter(None, environment.get("RATCHET_TRAINING_ENVIRONMENT", "").split(",")))
+    names = tuple(
+        filter(None, environment.get("RATCHET_TRAINING_ENVIRONMENT", "").split(","))
+    )
     secret = environment.get("RATCHET_TRAINING_SECRET", "")
     if names and not secret:
         raise UserError(
@@ -123,7 +125,9 @@ def pod_selector(name: str) -> str:
 
 def manifest(spec: TrainJobSpec) -> Json:
     """Return the TrainJob as JSON, through the typed models, which check each field's type."""
-    from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
+    from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import (
+        TrainerV1alpha1TrainJob,
+    )
 
     document = _untyped_manifest(spec)
     typed = TrainerV1alpha1TrainJob.from_dict(document)
@@ -140,7 +144,10 @@ def _untyped_manifest(spec: TrainJobSpec) -> Json:
     annotations = {STEP_KEY: spec.step_key, "ratchet.dev/run-id": spec.run_id}
     # On the pods too, where people look for the task that a pod belongs to.
     marks = {"labels": labels, "annotations": annotations}
-    pods = {"name": REPLICATED_JOB, "template": {"spec": {"template": {"metadata": marks}}}}
+    pods = {
+        "name": REPLICATED_JOB,
+        "template": {"spec": {"template": {"metadata": marks}}},
+    }
     queue = {"kueue.x-k8s.io/queue-name": spec.queue} if spec.queue else {}
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
@@ -152,11 +159,17 @@ def _untyped_manifest(spec: TrainJobSpec) -> Json:
             "annotations": annotations,
         },
         "spec": {
-            "runtimeRef": {"apiGroup": GROUP, "kind": "TrainingRuntime", "name": spec.runtime},
+            "runtimeRef": {
+                "apiGroup": GROUP,
+                "kind": "TrainingRuntime",
+                "name": spec.runtime,
+            },
             "runtimePatches": [
                 {
                     "manager": MANAGER,
-                    "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [pods]}}},
+                    "trainingRuntimeSpec": {
+                        "template": {"spec": {"replicatedJobs": [pods]}}
+                    },
                 }
             ],
             "trainer": _trainer(spec),
@@ -169,7 +182,14 @@ def _trainer(spec: TrainJobSpec) -> Json:
         "image": spec.image,
         "command": ["torchrun"],
         # The Trainer's torch policy sets nodes, processes and addresses as PET_* variables.
-        "args": ["-m", "components.train", "--state", spec.state_uri, "--mix", spec.mix_uri],
+        "args": [
+            "-m",
+            "components.train",
+            "--state",
+            spec.state_uri,
+            "--mix",
+            spec.mix_uri,
+        ],
         "numNodes": spec.num_nodes,
         "numProcPerNode": spec.num_processes_per_node,
     }
@@ -179,14 +199,18 @@ def _trainer(spec: TrainJobSpec) -> Json:
                 "name": name,
                 # By reference: a value would be in the TrainJob, for all to read. Optional, for a
                 # missing key must not keep pods from starting.
-                "valueFrom": {"secretKeyRef": {"name": spec.secret, "key": name, "optional": True}},
+                "valueFrom": {
+                    "secretKeyRef": {"name": spec.secret, "key": name, "optional": True}
+                },
             }
             for name in spec.environment
         ]
     if spec.resources:
         # No limit of cores, as for steps: under one, training was throttled in 66 % of the
         # scheduler's periods. What has both must be equal: GPUs, and memory against evictions.
-        limits = {name: quantity for name, quantity in spec.resources.items() if name != "cpu"}
+        limits = {
+            name: quantity for name, quantity in spec.resources.items() if name != "cpu"
+        }
         trainer["resourcesPerNode"] = {"requests": dict(spec.resources)}
         if limits:
             trainer["resourcesPerNode"]["limits"] = limits

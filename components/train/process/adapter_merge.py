@@ -57,7 +57,9 @@ def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
     return merged
 
 
-def verify_merge(base: Mapping[str, Tensor], adapter: Path, merged: Mapping[str, Tensor]) -> None:
+def verify_merge(
+    base: Mapping[str, Tensor], adapter: Path, merged: Mapping[str, Tensor]
+) -> None:
     """Raise RatchetError naming a tensor of a merged model that base and adapter do not explain.
 
     Args:
@@ -69,7 +71,9 @@ def verify_merge(base: Mapping[str, Tensor], adapter: Path, merged: Mapping[str,
     # base's bit by bit; one that was trained in full, the adapter's.
     parts, tensors = read_adapter(adapter)
     if missing := base.keys() - merged.keys():
-        raise RatchetError(f"merged model: {min(missing)} is missing from the merged model")
+        raise RatchetError(
+            f"merged model: {min(missing)} is missing from the merged model"
+        )
     if unknown := merged.keys() - base.keys():
         raise RatchetError(f"merged model: {min(unknown)} is unknown to the base")
     for name, value in merged.items():
@@ -101,7 +105,12 @@ def _bytes_of(tensor: Tensor) -> Tensor:
 
 
 def _is_merged(
-    value: Tensor, weight: Tensor, a: Tensor, b: Tensor, structure: LoraStructure, transposed: bool
+    value: Tensor,
+    weight: Tensor,
+    a: Tensor,
+    b: Tensor,
+    structure: LoraStructure,
+    transposed: bool,
 ) -> bool:
     """Return True if `value` is W + s·B·A, up to what rounding may cost."""
     if value.shape != weight.shape:

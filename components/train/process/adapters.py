@@ -155,7 +155,9 @@ def _targets(
     return chosen
 
 
-def save_adapter(model: PreTrainedModel, structure: LoraStructure, folder: Path) -> None:
+def save_adapter(
+    model: PreTrainedModel, structure: LoraStructure, folder: Path
+) -> None:
     """Write the adapter of a model that `attach` made with this structure.
 
     The model must hold whole parameters, not ZeRO's partitions.
@@ -179,7 +181,9 @@ def save_adapter(model: PreTrainedModel, structure: LoraStructure, folder: Path)
     for name in _names(parts):
         tensors[PREFIX + name] = parameters[name].detach().cpu().contiguous()
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "structure.json").write_text(parts.model_dump_json(indent=1), encoding="utf-8")
+    (folder / "structure.json").write_text(
+        parts.model_dump_json(indent=1), encoding="utf-8"
+    )
     config = _peft_config(parts).to_dict()
     unfrozen_modules = {name.rpartition(".")[0] for name in parts.unfrozen}
     config["modules_to_save"] = sorted(unfrozen_modules) or None
@@ -294,7 +298,9 @@ def adapters_off(model: PreTrainedModel) -> Iterator[None]:
 
 def _names(parts: Parts) -> list[str]:
     """Return the names of the tensors in an adapter's file, without PREFIX."""
-    factors = [f"{module}.lora_{factor}.weight" for module in parts.adapted for factor in "AB"]
+    factors = [
+        f"{module}.lora_{factor}.weight" for module in parts.adapted for factor in "AB"
+    ]
     return [*factors, *parts.unfrozen]
 
 
@@ -361,7 +367,10 @@ def _must_cover(parts: Parts, saved_parts: Parts) -> None:
 
 @torch.no_grad()
 def _restore(
-    model: PreTrainedModel, parts: Parts, saved_parts: Parts, tensors: Mapping[str, Tensor]
+    model: PreTrainedModel,
+    parts: Parts,
+    saved_parts: Parts,
+    tensors: Mapping[str, Tensor],
 ) -> None:
     """Load a saved adapter into a model whose structure may be larger, or of a smaller rank."""
     scale = saved_parts.structure.scale

@@ -136,12 +136,17 @@ class Augmenter:
         while index + 1 < len(words):
             pair = words[index : index + 2]
             if chosen[index] and all(word.part == "free" for word in pair):
-                swapped[index : index + 2] = [_unpredicted(pair[1]), _unpredicted(pair[0])]
+                swapped[index : index + 2] = [
+                    _unpredicted(pair[1]),
+                    _unpredicted(pair[0]),
+                ]
                 index += 1
             index += 1
         return swapped
 
-    def _without_some(self, words: list[Word], generator: np.random.Generator) -> list[Word]:
+    def _without_some(
+        self, words: list[Word], generator: np.random.Generator
+    ) -> list[Word]:
         """Leave some words out, never all. In text, what follows a gap is not predicted."""
         draws = generator.random(len(words))
         is_free = np.array([word.part == "free" for word in words])
@@ -161,7 +166,9 @@ class Augmenter:
             gap = []
         return remaining
 
-    def _rewritten(self, words: list[Word], generator: np.random.Generator) -> list[Word]:
+    def _rewritten(
+        self, words: list[Word], generator: np.random.Generator
+    ) -> list[Word]:
         """Write some words in other letters, or with another space before them.
 
         Other writings take more tokens: a text loses its end for them, a prompt has to fit.
@@ -177,7 +184,9 @@ class Augmenter:
             new_word = word
             if word.part == "free" and (other_case or other_space):
                 text = self.codec.text(list(word.ids))
-                new_text = in_other_letters(text, kinds[0, index]) if other_case else text
+                new_text = (
+                    in_other_letters(text, kinds[0, index]) if other_case else text
+                )
                 if other_space:
                     new_text = with_other_space(new_text, kinds[1, index])
                 new_word = self._written(word, text, new_text)
@@ -192,7 +201,9 @@ class Augmenter:
     def _fitting(self, words: list[Word]) -> list[Word]:
         """Return the words at the front that are no longer than the longest row."""
         ends = itertools.accumulate(len(word.ids) for word in words)
-        return [word for word, end in zip(words, ends, strict=True) if end <= self.longest]
+        return [
+            word for word, end in zip(words, ends, strict=True) if end <= self.longest
+        ]
 
     def _written(self, word: Word, text: str, new_text: str) -> Word:
         """Return a word as another text; the word itself if its own text does not give it back."""
@@ -205,7 +216,9 @@ class Augmenter:
     def _hidden(self, words: list[Word], generator: np.random.Generator) -> list[Word]:
         """Have the model read some words and stretches of words as others."""
         hidden = generator.random(len(words)) < self.settings.word_dropout
-        for start, end in masked_spans(len(words), self.settings.span_masking, generator):
+        for start, end in masked_spans(
+            len(words), self.settings.span_masking, generator
+        ):
             hidden[start:end] = True
         seen: list[Word] = []
         for word, is_hidden in zip(words, hidden, strict=True):
@@ -259,7 +272,9 @@ def with_other_space(text: str, kind: int) -> str:
     return (word, f"  {word}", f"\n{word}")[kind]
 
 
-def longest_copy(settings: Augmentation | None, rows: Sequence[EncodedRow], max_length: int) -> int:
+def longest_copy(
+    settings: Augmentation | None, rows: Sequence[EncodedRow], max_length: int
+) -> int:
     """Return the tokens that no copy of a row has more of; without noise those of the longest row.
 
     Args:
@@ -274,7 +289,11 @@ def longest_copy(settings: Augmentation | None, rows: Sequence[EncodedRow], max_
 
 
 def make_augmenter(
-    settings: Augmentation, rows: Sequence[EncodedRow], codec: Codec, max_length: int, seed: int
+    settings: Augmentation,
+    rows: Sequence[EncodedRow],
+    codec: Codec,
+    max_length: int,
+    seed: int,
 ) -> Augmenter:
     """Return the noise of a stage.
 
@@ -303,7 +322,9 @@ def vocabulary_of(codec: Codec) -> Vocabulary:
     """
     tokenizer = codec.tokenizer
     num_tokens = max(tokenizer.get_vocab().values()) + 1
-    texts = [str(text) for text in tokenizer.convert_ids_to_tokens(list(range(num_tokens)))]
+    texts = [
+        str(text) for text in tokenizer.convert_ids_to_tokens(list(range(num_tokens)))
+    ]
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     is_special = np.array([token in special for token in range(num_tokens)])
     begins = np.array([text.startswith(WORD_MARKS) for text in texts])
@@ -317,7 +338,12 @@ def _unknown_token(codec: Codec) -> int | None:
     tokenizer = codec.tokenizer
     unknown = tokenizer.unk_token_id
     # GPT-2 and its heirs name their end of text as the unknown token: it would teach to stop.
-    others = {*codec.end_ids, tokenizer.bos_token_id, tokenizer.eos_token_id, codec.pad_id}
+    others = {
+        *codec.end_ids,
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        codec.pad_id,
+    }
     num_embeddings = codec.num_embeddings
     if unknown is None or unknown in others:
         return None
@@ -325,12 +351,16 @@ def _unknown_token(codec: Codec) -> int | None:
     return int(unknown) if is_in_model else None
 
 
-def _fillers(vocabulary: Vocabulary, rows: Sequence[EncodedRow]) -> npt.NDArray[np.int64]:
+def _fillers(
+    vocabulary: Vocabulary, rows: Sequence[EncodedRow]
+) -> npt.NDArray[np.int64]:
     """Return the tokens that hide others: the unknown one, or else those of the rows."""
     if vocabulary.unknown is not None:
         return np.array([vocabulary.unknown])
     # As often as they are in the rows: the noise of a unigram model (1703.02573).
-    tokens = np.fromiter(itertools.chain.from_iterable(row.ids for row in rows), dtype=np.int64)
+    tokens = np.fromiter(
+        itertools.chain.from_iterable(row.ids for row in rows), dtype=np.int64
+    )
     of_text = tokens[~vocabulary.is_special[tokens]]
     return of_text if len(of_text) else np.flatnonzero(~vocabulary.is_special)
 
@@ -357,5 +387,10 @@ def _joined(words: Sequence[Word], row: EncodedRow) -> EncodedRow:
             gaps.append((position, position + length))
         position += length
     return replace(
-        row, ids=ids, inputs=inputs, num_masked=num_masked, gaps=tuple(gaps), changeable=()
+        row,
+        ids=ids,
+        inputs=inputs,
+        num_masked=num_masked,
+        gaps=tuple(gaps),
+        changeable=(),
     )

@@ -11,7 +11,12 @@ from components.modeling.encoding import Codec, Encoded, Span, Turns
 
 
 def changeable_spans(
-    row: TrainingRow, pieces: Sequence[Encoded], codec: Codec, turns: Turns, *, prompts: bool
+    row: TrainingRow,
+    pieces: Sequence[Encoded],
+    codec: Codec,
+    turns: Turns,
+    *,
+    prompts: bool,
 ) -> list[tuple[Span, ...]]:
     """Return the stretches of each piece of a row.
 
@@ -37,7 +42,8 @@ def changeable_spans(
     if len(other_pieces) != len(pieces):
         return nothing
     return [
-        _differing_span(piece, other) for piece, other in zip(pieces, other_pieces, strict=True)
+        _differing_span(piece, other)
+        for piece, other in zip(pieces, other_pieces, strict=True)
     ]
 
 
@@ -46,7 +52,9 @@ def _with_other_prompt(row: TrainingRow) -> TrainingRow | None:
     changes: JsonObject = {"prompt": PROBE}
     if row.conversation is not None:
         messages = list(row.conversation.messages)
-        of_user = [index for index, message in enumerate(messages) if message["role"] == "user"]
+        of_user = [
+            index for index, message in enumerate(messages) if message["role"] == "user"
+        ]
         if not of_user or not isinstance(messages[of_user[-1]].get("content"), str):
             return None
         messages[of_user[-1]] = {**messages[of_user[-1]], "content": PROBE}

@@ -104,7 +104,10 @@ class Checkpoints:
         return False
 
     def save(
-        self, step: int, tensors: Iterable[tuple[str, Tensor]], track: dict[str, JsonValue]
+        self,
+        step: int,
+        tensors: Iterable[tuple[str, Tensor]],
+        track: dict[str, JsonValue],
     ) -> None:
         """Take this process's share into memory, then write and store it in the background.
 
@@ -119,7 +122,9 @@ class Checkpoints:
         name = f"step-{step:08d}-{self.nonce}"
         (self.folder / name).mkdir(parents=True, exist_ok=True)
         num_processes = processes_of_node(self.context.environment)
-        buffer_bytes = int(MEMORY_SHARE * self.context.free_memory_bytes / num_processes)
+        buffer_bytes = int(
+            MEMORY_SHARE * self.context.free_memory_bytes / num_processes
+        )
         num_parts = max(1, buffer_bytes // PART_BYTES)
         stored: list[Future[Refs]] = []
         for number, part in enumerate(parts_of(tensors)):
@@ -128,7 +133,9 @@ class Checkpoints:
             # This name would keep the part's tensors in memory after they are stored.
             del part
             wait(stored[:-num_parts])
-        self._upload = self._pool.submit(self._commit, step, name, stored, json.dumps(track))
+        self._upload = self._pool.submit(
+            self._commit, step, name, stored, json.dumps(track)
+        )
 
     def finish(self) -> None:
         """Wait for the checkpoint that is on its way, if there is one."""
@@ -144,7 +151,9 @@ class Checkpoints:
         own_names = []
         if self.rank == 0:
             own_names = self._names()
-            self._there_before |= {self._name_of(address) for address in self._addresses()}
+            self._there_before |= {
+                self._name_of(address) for address in self._addresses()
+            }
         names: list[str] = json.loads(share_text(json.dumps(own_names)))
         for name in names:
             checkpoint, trouble = None, ""
@@ -154,14 +163,18 @@ class Checkpoints:
             num_troubled = torch.tensor([1 if trouble else 0], device=_device())
             dist.all_reduce(num_troubled)
             if not int(num_troubled):
-                return checkpoint or FetchedCheckpoint(self._receipt(name), self.folder / "resume")
+                return checkpoint or FetchedCheckpoint(
+                    self._receipt(name), self.folder / "resume"
+                )
             self._refused.add(name)
             if trouble:
                 self.context.progress.note(
                     f"checkpoint {name} is not used: {trouble}; going on from the one before"
                 )
         if names and self.rank == 0:
-            self.context.progress.note("no checkpoint of this training is whole: it begins anew")
+            self.context.progress.note(
+                "no checkpoint of this training is whole: it begins anew"
+            )
         return None
 
     def forget_fetched(self) -> None:
@@ -181,13 +194,21 @@ class Checkpoints:
 
     def _names(self) -> list[str]:
         """Return the names of the checkpoints with a receipt, newest first."""
-        names = [self._name_of(address) for address in self._addresses() if _is_receipt(address)]
+        names = [
+            self._name_of(address)
+            for address in self._addresses()
+            if _is_receipt(address)
+        ]
         return sorted(names, reverse=True)
 
     def _addresses(self) -> list[str]:
         """Return the addresses of all files of this training's checkpoints."""
         prefix = keys.progress_prefix("train", self.key)
-        return [key for key in self.context.store.list(prefix) if _NAME.match(key, len(prefix))]
+        return [
+            key
+            for key in self.context.store.list(prefix)
+            if _NAME.match(key, len(prefix))
+        ]
 
     def _name_of(self, address: str) -> str:
         path = address.removeprefix(keys.progress_prefix("train", self.key))
@@ -199,9 +220,13 @@ class Checkpoints:
     def _receipt(self, name: str) -> ProgressReceipt:
         address = self._address(f"{name}.json")
         try:
-            return ProgressReceipt.model_validate(unsealed(self.context.store.get_bytes(address)))
+            return ProgressReceipt.model_validate(
+                unsealed(self.context.store.get_bytes(address))
+            )
         except ValueError as error:
-            raise Corrupt(f"{address} is not a progress receipt ({one_line(error)})") from None
+            raise Corrupt(
+                f"{address} is not a progress receipt ({one_line(error)})"
+            ) from None
 
     def _fetch(self, name: str) -> tuple[FetchedCheckpoint | None, str]:
         """Fetch a checkpoint to this node's disk; return (checkpoint, "") or (None, fault)."""
@@ -241,10 +266,14 @@ class Checkpoints:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = path.stat().st_size
-        self.context.store.put_file(self._address(name, path.name), path, digest, give=True)
+        self.context.store.put_file(
+            self._address(name, path.name), path, digest, give=True
+        )
         return {path.name: ObjectRef(sha256=digest, size=size)}
 
-    def _commit(self, step: int, name: str, stored: list[Future[Refs]], track: str) -> None:
+    def _commit(
+        self, step: int, name: str, stored: list[Future[Refs]], track: str
+    ) -> None:
         """Record this process's files once they are stored; process 0 then writes the receipt.
 
         It deletes old checkpoints afterwards.
@@ -263,7 +292,10 @@ class Checkpoints:
         if self.rank == 0:
             objects = self._of_all_processes(name)
             receipt = ProgressReceipt(
-                step=step, world_size=self.world_size, zero_stage=self.zero_stage, objects=objects
+                step=step,
+                world_size=self.world_size,
+                zero_stage=self.zero_stage,
+                objects=objects,
             )
             content = sealed(receipt.model_dump(mode="json"))
             self.context.store.put_bytes(self._address(f"{name}.json"), content)
@@ -321,18 +353,27 @@ class Checkpoints:
         # What another training of the same work has on its way is not whole yet, and not old.
         deletable = {*committed, *self._there_before}
         # Receipts go first, so that none names a deleted file.
-        for address in sorted(self._addresses(), key=lambda address: not _is_receipt(address)):
+        for address in sorted(
+            self._addresses(), key=lambda address: not _is_receipt(address)
+        ):
             name = self._name_of(address)
             is_own = name.endswith(self.nonce)
             # A newer name belongs to a checkpoint that is on its way.
-            is_old = name not in newest and name < newest[0] and (is_own or name in deletable)
+            is_old = (
+                name not in newest
+                and name < newest[0]
+                and (is_own or name in deletable)
+            )
             if is_old or name in self._refused:
                 self.context.store.delete(address)
 
 
 def _is_receipt(address: str) -> bool:
     """Return True for the receipt of a checkpoint, False for one of its files."""
-    return address.endswith(".json") and _NAME.match(address.rpartition("/")[2]) is not None
+    return (
+        address.endswith(".json")
+        and _NAME.match(address.rpartition("/")[2]) is not None
+    )
 
 
 def _local_folder(context: Context, key: str) -> Path:
@@ -341,7 +382,9 @@ def _local_folder(context: Context, key: str) -> Path:
     Folders that killed processes of the same work left behind are deleted.
     """
     # The processes of a node have torchrun as their parent.
-    owner = os.getppid() if "TORCHELASTIC_RUN_ID" in context.environment else os.getpid()
+    owner = (
+        os.getppid() if "TORCHELASTIC_RUN_ID" in context.environment else os.getpid()
+    )
     for folder in context.scratch.glob(f"checkpoints-{key}-*"):
         process_id = folder.name.rpartition("-")[2]
         if process_id.isdecimal() and not _is_running(int(process_id)):

@@ -21,7 +21,9 @@ def objective_of(job: Job, model: PreTrainedModel, kind: Kind) -> Objective:
     preference = section.preference
     match kind:
         case "sampled":
-            return ClippedObjective(model, clip=section.clip, neftune_alpha=section.neftune_alpha)
+            return ClippedObjective(
+                model, clip=section.clip, neftune_alpha=section.neftune_alpha
+            )
         case "unpaired":
             return KtoObjective(
                 model,
@@ -39,7 +41,9 @@ def objective_of(job: Job, model: PreTrainedModel, kind: Kind) -> Objective:
         case "rows" | "packed":
             reference = None
             if section.kl_beta:
-                assert job.base is not None, "the step gives the base where it is needed"
+                assert job.base is not None, (
+                    "the step gives the base where it is needed"
+                )
                 reference = load_model(job.base).to(model.device)
             return Objective(
                 model,

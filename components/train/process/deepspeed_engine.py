@@ -20,7 +20,12 @@ from components.modeling.likelihood import Batch
 
 OPERATOR = "deepspeed.ops.adam.cpu_adam_op"
 """DeepSpeed's AdamW for CPU memory, where it was compiled beforehand (docker/cpu_adam.sh)."""
-SINGLE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+SINGLE_PROCESS = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+}
 """The environment that torchrun would give to a single process."""
 
 
@@ -85,7 +90,9 @@ class GuardedAdamW(torch.optim.AdamW):
 
     def step(self, closure: None = None) -> None:
         """Update the weights from the gradients, which all processes share."""
-        all_weights = [weight for group in self.param_groups for weight in group["params"]]
+        all_weights = [
+            weight for group in self.param_groups for weight in group["params"]
+        ]
         weights = [weight for weight in all_weights if weight.grad is not None]
         total = torch.nn.utils.get_total_norm([weight.grad for weight in weights])
         self.norm = float(total)
@@ -131,7 +138,9 @@ def join_processes() -> torch.device:
         ShareMemCommBuilder.is_compatible = lambda self, verbose=False: False
     else:
         torch.cuda.set_device(local_rank)
-    deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", auto_mpi_discovery=False)
+    deepspeed.init_distributed(
+        dist_backend="gloo" if on_cpu else "nccl", auto_mpi_discovery=False
+    )
     if on_cpu:
         return torch.device("cpu")
     return torch.device("cuda", local_rank)
@@ -179,7 +188,9 @@ def start_engine(
     else:
         # torch's own AdamW: DeepSpeed's FusedAdam takes 85 to 100 seconds to compile, once.
         kind = GuardedAdamW if layout.zero_stage == 0 else torch.optim.AdamW
-        optimizer = kind(groups, lr=learning_rate, betas=(0.9, beta2), fused=not layout.offload)
+        optimizer = kind(
+            groups, lr=learning_rate, betas=(0.9, beta2), fused=not layout.offload
+        )
     if layout.zero_stage == 0:
         optimizer.max_norm = max_gradient_norm
         # DeepSpeed would clip a second time, and look at every gradient again.
@@ -210,13 +221,19 @@ def cpu_adam() -> type[torch.optim.Optimizer] | None:
 
 def optimizer_name(engine: Engine) -> str:
     """Return the library whose AdamW is used: `torch`, or `deepspeed` for state in CPU memory."""
-    return "torch" if isinstance(engine.basic_optimizer, torch.optim.AdamW) else "deepspeed"
+    return (
+        "torch"
+        if isinstance(engine.basic_optimizer, torch.optim.AdamW)
+        else "deepspeed"
+    )
 
 
 def step_was_dropped(engine: Engine) -> bool:
     """Return True if the last gradient was not finite on any process, so nothing was changed."""
     optimizer = engine.optimizer
-    return bool(getattr(optimizer, "overflow", False) or getattr(optimizer, "skipped", False))
+    return bool(
+        getattr(optimizer, "overflow", False) or getattr(optimizer, "skipped", False)
+    )
 
 
 def gradient_norm(engine: Engine) -> float:
@@ -227,7 +244,9 @@ def gradient_norm(engine: Engine) -> float:
     return math.nan if norm is None else float(norm)
 
 
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, list[nn.Parameter] | float]]:
+def _groups(
+    module: nn.Module, weight_decay: float
+) -> list[dict[str, list[nn.Parameter] | float]]:
     """Return the parameter groups that are not empty. Norms and biases are not decayed."""
     trained = [weight for weight in module.parameters() if weight.requires_grad]
     matrices = [weight for weight in trained if weight.ndim >= 2]
@@ -240,7 +259,9 @@ def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, list[nn.Pa
     return [group for group in groups if group["params"]]
 
 
-def _config(layout: Layout, num_rows: int, max_gradient_norm: float) -> dict[str, JsonValue]:
+def _config(
+    layout: Layout, num_rows: int, max_gradient_norm: float
+) -> dict[str, JsonValue]:
     process_rows = num_rows // dist.get_world_size()
     micro = min(layout.micro_batch_size, process_rows)
     zero: dict[str, JsonValue] = {"stage": layout.zero_stage}

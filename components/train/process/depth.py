@@ -29,14 +29,18 @@ Sources = tuple[int, ...]
 """The order of a model's layers, as `components.modeling.blocks` has it."""
 
 
-def planned_sources(job: Job, rows: Sequence[EncodedRow], device: torch.device) -> Sources | None:
+def planned_sources(
+    job: Job, rows: Sequence[EncodedRow], device: torch.device
+) -> Sources | None:
     """Return the order of the layers of the model that a job starts from (collective).
 
     None if they are as many as planned. Raises UserError if no layer would be left.
     """
     if job.layers is None or job.base_layers is None:
         return None
-    num_layers = AutoConfig.from_pretrained(job.init, local_files_only=True).num_hidden_layers
+    num_layers = AutoConfig.from_pretrained(
+        job.init, local_files_only=True
+    ).num_hidden_layers
     target = job.base_layers + job.layers.extra
     if target < 1:
         raise UserError(
@@ -61,7 +65,9 @@ def planned_sources(job: Job, rows: Sequence[EncodedRow], device: torch.device) 
 
 def in_words(sources: Sources) -> str:
     """Return a sentence about an order of layers, numbered from 0 as they were."""
-    copied = [layer for position, layer in enumerate(sources) if layer in sources[:position]]
+    copied = [
+        layer for position, layer in enumerate(sources) if layer in sources[:position]
+    ]
     layers = copied or sources
     listed = ", ".join(str(layer) for layer in layers)
     fate = "identities are inserted behind" if copied else "left are"
@@ -85,10 +91,14 @@ def starting_model(
     if sources is not None:
         # Layers that a base brings from an earlier campaign are its own.
         is_base = model.config.num_hidden_layers == job.base_layers
-        model = rebuilt(model, sources, () if is_base else inserted_layers(model.config))
+        model = rebuilt(
+            model, sources, () if is_base else inserted_layers(model.config)
+        )
     if job.layers is not None and job.layers.trained != "all":
         layers = parameters_of_layers(
-            model, "train.layers.trained", "set it to all, or train modules with train.lora"
+            model,
+            "train.layers.trained",
+            "set it to all, or train modules with train.lora",
         )
         if job.layers.trained == "inserted":
             trained = [layers[number] for number in inserted_layers(model.config)]

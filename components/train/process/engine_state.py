@@ -22,7 +22,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def trained_parameters(engine: Engine) -> list[tuple[str, nn.Parameter]]:
     """Return the (name, weight) pairs that are trained, in the same order on every process."""
     return [
-        (name, weight) for name, weight in engine.module.named_parameters() if weight.requires_grad
+        (name, weight)
+        for name, weight in engine.module.named_parameters()
+        if weight.requires_grad
     ]
 
 
@@ -148,8 +150,13 @@ def restore(
                 weight.set_full_hp_param(moment, name)
 
 
-def _restore_partition(weight: nn.Parameter, value: Tensor, moments: tuple[Tensor, ...]) -> None:
-    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+def _restore_partition(
+    weight: nn.Parameter, value: Tensor, moments: tuple[Tensor, ...]
+) -> None:
+    from deepspeed.utils import (
+        safe_set_local_fp32_param,
+        safe_set_local_optimizer_state,
+    )
 
     size = weight.ds_tensor.ds_numel
     start = size * dist.get_rank()

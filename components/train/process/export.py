@@ -62,7 +62,9 @@ def _fill(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
     tied = set(model.all_tied_weights_keys or {})
     buffers = {name for name, _ in model.named_buffers()}
     # A frozen weight is as it was loaded.
-    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    frozen = {
+        name for name, weight in model.named_parameters() if not weight.requires_grad
+    }
     if unexpected or set(missing) - tied - buffers - frozen:
         raise RatchetError(
             f"export: weights do not fit the model (missing {missing[:3]}, unknown "
@@ -93,7 +95,11 @@ def _interpolate(
 
 
 def _export_merged(job: Job, weights: Mapping[str, Tensor], codec: Codec) -> None:
-    from components.train.process.adapter_merge import merged_state, plain_state, verify_merge
+    from components.train.process.adapter_merge import (
+        merged_state,
+        plain_state,
+        verify_merge,
+    )
     from components.train.process.adapters import attach, save_adapter
 
     assert job.lora is not None

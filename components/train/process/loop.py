@@ -86,7 +86,9 @@ class Loop:
                     self._take_step(number, stage_step, batch)
                     # A clock may stand still between two readings, or be set back.
                     seconds = max(self.context.clock() - begun, 1e-9)
-                    self._report(num_steps, (self.track.tokens - tokens_at_start) / seconds)
+                    self._report(
+                        num_steps, (self.track.tokens - tokens_at_start) / seconds
+                    )
                     if self._patience_ended():
                         self._end_stage_early(number)
                         break
@@ -272,7 +274,9 @@ class Loop:
                 f"of {self.micro_batches.micro_batch_size} rows ({shape} positions)"
             ) from None
 
-    def _explain_drop(self, rows: list[EncodedRow], names: list[str], loss: float) -> list[str]:
+    def _explain_drop(
+        self, rows: list[EncodedRow], names: list[str], loss: float
+    ) -> list[str]:
         """Note and return the names of the rows whose loss is not finite.
 
         `names` are those of all rows of the batch. Raises RatchetError after MAX_DROPPED dropped
@@ -307,7 +311,9 @@ class Loop:
         lengths = [len(row.ids) for row in rows]
         self.engine.module.eval()
         with torch.no_grad(), self._precision():
-            for position in share_of(range(len(rows)), lengths, self.rank, self.world_size):
+            for position in share_of(
+                range(len(rows)), lengths, self.rank, self.world_size
+            ):
                 row_batch = collate([rows[position]], self.micro_batches.pad_id)
                 loss = float(self.engine.module(row_batch.to(self.device)))
                 bad[position] = float(not math.isfinite(loss))
@@ -333,7 +339,9 @@ class Loop:
         """
         dev_rows = self.dev_rows[self.track.stage]
         lengths = [len(row.ids) for row in dev_rows]
-        batches = list(length_sorted_batches(lengths, max(self.micro_batches.micro_batch_size, 1)))
+        batches = list(
+            length_sorted_batches(lengths, max(self.micro_batches.micro_batch_size, 1))
+        )
         total = torch.zeros((), device=self.device)
         self.engine.module.eval()
         with torch.inference_mode(), self._precision():
@@ -381,7 +389,9 @@ class Loop:
         busy = self.checkpoints.busy
         # Saving is collective, but SIGTERM reaches each process by itself and one reads the clock.
         if self.world_size > 1:
-            flags = torch.tensor([stop, due, busy], dtype=torch.float32, device=self.device)
+            flags = torch.tensor(
+                [stop, due, busy], dtype=torch.float32, device=self.device
+            )
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
             stop, due, busy = (bool(flag) for flag in flags.tolist())
         if not stop and (not due or busy):
@@ -427,7 +437,9 @@ def _sigterm_recorded() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield received.is_set
         return
-    previous_handler = signal.signal(signal.SIGTERM, lambda number, frame: received.set())
+    previous_handler = signal.signal(
+        signal.SIGTERM, lambda number, frame: received.set()
+    )
     try:
         yield received.is_set
     finally:

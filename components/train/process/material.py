@@ -89,7 +89,9 @@ def load_material(job: Job) -> Material:
         # Labels that pretraining has not taught yet would end it, and raw text, which is far more
         # tokens, would end the supervised stage.
         of_stage = [
-            row for row in dev_split if is_of_stage(row, stage.name, with_text=not has_pretrain)
+            row
+            for row in dev_split
+            if is_of_stage(row, stage.name, with_text=not has_pretrain)
         ]
         stage_rows_of_dev, long_rows = dev_set(
             of_stage, codec, section.max_length, section.turns, section.too_long
@@ -97,7 +99,9 @@ def load_material(job: Job) -> Material:
         dev_rows.append(stage_rows_of_dev)
         dev_too_long.append(long_rows)
     used = {name for _, stage_rows in stages for name in stage_rows.names}
-    long_names = {name for _, stage_rows in stages for name in stage_rows.too_long.names}
+    long_names = {
+        name for _, stage_rows in stages for name in stage_rows.too_long.names
+    }
     return Material(
         codec=codec,
         stages=stages,

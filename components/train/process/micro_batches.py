@@ -49,7 +49,11 @@ class MicroBatches:
     @property
     def rows_of_a_pass(self) -> int:
         """Rows of a forward pass, at most."""
-        return max(1, self.micro_batch_size // 2) if self.kind == "pairs" else self.micro_batch_size
+        return (
+            max(1, self.micro_batch_size // 2)
+            if self.kind == "pairs"
+            else self.micro_batch_size
+        )
 
     @property
     def compares_rows(self) -> bool:
@@ -71,7 +75,8 @@ class MicroBatches:
         """
         lengths = [row.longest for row in rows]
         shares = [
-            share_of(range(len(rows)), lengths, other, world_size) for other in range(world_size)
+            share_of(range(len(rows)), lengths, other, world_size)
+            for other in range(world_size)
         ]
         if self.kind == "packed":
             return self._packed(rows, lengths, shares, rank)

@@ -78,7 +78,9 @@ class Objective(CompletionLoss):
                 reference_log = F.log_softmax(reference_logits, -1)
             model_log = F.log_softmax(logits, -1)
             # F.kl_div(a, b) is KL(b ‖ a).
-            terms = F.kl_div(reference_log, model_log, reduction="none", log_target=True)
+            terms = F.kl_div(
+                reference_log, model_log, reduction="none", log_target=True
+            )
             return cross_entropy(logits, span) + self.kl_beta * terms.sum(-1)
 
         return loss_of
@@ -143,9 +145,9 @@ def row_lengths(batch: Batch) -> Tensor:
     # Positions restart at 0 with each row of a packed sequence.
     positions = batch.position_ids
     if positions is None:
-        positions = torch.arange(batch.labels.shape[1], device=batch.labels.device).expand_as(
-            batch.labels
-        )
+        positions = torch.arange(
+            batch.labels.shape[1], device=batch.labels.device
+        ).expand_as(batch.labels)
     row = (positions == 0).cumsum(1) - 1
     last = torch.where(batch.labels != IGNORED, positions, 0)
     # The largest position of each row, written back to all positions of the row.

@@ -58,7 +58,9 @@ def collate_packed(groups: Sequence[Sequence[EncodedRow]], pad_id: int) -> Batch
         for row in group:
             end = start + len(row.ids)
             ids = torch.tensor(row.ids)
-            inputs[index, start:end] = ids if row.inputs is None else torch.tensor(row.inputs)
+            inputs[index, start:end] = (
+                ids if row.inputs is None else torch.tensor(row.inputs)
+            )
             # The first token of a row is never a target: the token before it is of another row.
             first_target = start + max(row.num_masked, 1)
             labels[index, first_target:end] = ids[first_target - start :]
@@ -81,7 +83,8 @@ def keeps_rows_apart(model: PreTrainedModel) -> bool:
     """
     vocabulary = model.config.vocab_size
     rows = [
-        EncodedRow([token % vocabulary for token in tokens], 1) for tokens in ([1, 2, 3], [4, 5])
+        EncodedRow([token % vocabulary for token in tokens], 1)
+        for tokens in ([1, 2, 3], [4, 5])
     ]
     body, _ = split_head(model)
     training = model.training

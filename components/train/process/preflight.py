@@ -24,7 +24,9 @@ BYTES_PER_PARAMETER = 16
 """Bytes of a checkpoint: weight, two moments, best weight so far, in float32."""
 
 
-def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: PreTrainedModel) -> None:
+def check_rows(
+    stage: str, rows: TrainingSet, codec: Codec, model: PreTrainedModel
+) -> None:
     """Raise UserError if training on these rows could not teach what it should."""
     longest = max(row.longest for row in rows.rows)
     # Beyond it a model has no positions, or has never seen them in its own training.
@@ -47,7 +49,9 @@ def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: PreTrainedMod
     unended = [
         name
         for name, row in named_rows
-        if row.num_masked > 1 and row.ids[-1] not in codec.end_ids and name not in cut_names
+        if row.num_masked > 1
+        and row.ids[-1] not in codec.end_ids
+        and name not in cut_names
     ]
     if unended:
         raise UserError(

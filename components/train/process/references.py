@@ -35,7 +35,9 @@ class Reader:
     device: torch.device
 
     @torch.no_grad()
-    def likelihoods(self, objective: nn.Module, rows: Sequence[EncodedRow]) -> list[float]:
+    def likelihoods(
+        self, objective: nn.Module, rows: Sequence[EncodedRow]
+    ) -> list[float]:
         """Return log π of each row, in nats, without dropout or noise (collective).
 
         Every process computes its share of length-sorted batches.
@@ -46,7 +48,9 @@ class Reader:
         """
         rank = dist.get_rank()
         world_size = dist.get_world_size()
-        batches = list(length_sorted_batches([len(row.ids) for row in rows], self.batch_size))
+        batches = list(
+            length_sorted_batches([len(row.ids) for row in rows], self.batch_size)
+        )
         values = torch.zeros(len(rows), dtype=torch.float64, device=self.device)
         objective.eval()
         for start in range(0, len(batches), world_size):
@@ -57,7 +61,9 @@ class Reader:
             batch_rows = [rows[position] for position in indices]
             if not batch_rows:
                 batch_rows = [EncodedRow([self.pad_id, self.pad_id], 2)]
-            losses = objective(collate_unpaired(batch_rows, self.pad_id).to(self.device))
+            losses = objective(
+                collate_unpaired(batch_rows, self.pad_id).to(self.device)
+            )
             if indices:
                 values[torch.tensor(indices, device=self.device)] = -losses.double()
         objective.train()
@@ -77,7 +83,9 @@ class Reader:
                 worse_rows.append(row.worse)
                 positions.append(position)
         worse_likelihoods = self.likelihoods(objective, worse_rows)
-        for position, worse_likelihood in zip(positions, worse_likelihoods, strict=True):
+        for position, worse_likelihood in zip(
+            positions, worse_likelihoods, strict=True
+        ):
             likelihoods[position] -= worse_likelihood
         return likelihoods
 
@@ -95,7 +103,9 @@ class Reader:
                 means.append(self.mean_of_mismatched(objective, rows))
         return means
 
-    def mean_of_mismatched(self, objective: nn.Module, rows: Sequence[EncodedRow]) -> float:
+    def mean_of_mismatched(
+        self, objective: nn.Module, rows: Sequence[EncodedRow]
+    ) -> float:
         """Return the mean log π of `mismatched` rows of one optimizer step (collective)."""
         others = mismatched(rows, self.context_length)
         likelihoods: list[float] = self.likelihoods(objective, others)

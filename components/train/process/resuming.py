@@ -23,7 +23,9 @@ def load_weights(objective: Objective, checkpoint: FetchedCheckpoint) -> None:
         if not weight.requires_grad:
             continue
         if f"weight/{name}" not in tensors:
-            raise Corrupt(f"the checkpoint of step {checkpoint.receipt.step} has no weight {name}")
+            raise Corrupt(
+                f"the checkpoint of step {checkpoint.receipt.step} has no weight {name}"
+            )
         weight.data.copy_(tensors[f"weight/{name}"]())
 
 

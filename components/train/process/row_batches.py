@@ -86,7 +86,11 @@ def training_set(
     """
     chosen = [row for row in rows if is_of_stage(row, stage, with_text=with_text)]
     if not chosen:
-        needed = "raw text (rows without a prompt)" if stage == "pretrain" else "rows with a prompt"
+        needed = (
+            "raw text (rows without a prompt)"
+            if stage == "pretrain"
+            else "rows with a prompt"
+        )
         raise UserError(
             f"train: the {stage} stage learns from {needed}, and none of the {len(rows)} rows is "
             "that"
@@ -105,7 +109,9 @@ def training_set(
             going_on.add(row.id)
         spans: list[tuple[Span, ...]] = [() for _ in pieces]
         if augmentation is not None:
-            spans = changeable_spans(row, pieces, codec, turns, prompts=augmentation.prompts)
+            spans = changeable_spans(
+                row, pieces, codec, turns, prompts=augmentation.prompts
+            )
         for piece, changeable in zip(pieces, spans, strict=True):
             piece_row = EncodedRow(
                 piece.ids,
@@ -153,7 +159,9 @@ def is_of_stage(row: TrainingRow, stage: str, *, with_text: bool) -> bool:
     return stage == "pretrain" or with_text
 
 
-def balanced(wrong_rows: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+def balanced(
+    wrong_rows: Sequence[TrainingRow], rows: Sequence[TrainingRow]
+) -> list[TrainingRow]:
     """Return wrong answers with weights whose sum is that of the other rows.
 
     So half of what is drawn is wrong, however many samples of the round are: with equal weights in
@@ -185,7 +193,9 @@ def dev_set(
     return [row for row in fitted if row is not None], long_rows
 
 
-def _encoded(row: TrainingRow, codec: Codec, max_length: int, turns: Turns) -> list[Encoded]:
+def _encoded(
+    row: TrainingRow, codec: Codec, max_length: int, turns: Turns
+) -> list[Encoded]:
     encoded = codec.encode(row, turns)
     if row.prompt and not row.is_text:
         return encoded
@@ -243,10 +253,14 @@ def cut_at(row: EncodedRow, max_length: int) -> EncodedRow | None:
 
 def _spans_before(position: int, spans: Sequence[Span]) -> tuple[Span, ...]:
     """Return stretches as far as they are before a position."""
-    return tuple((start, min(end, position)) for start, end in spans if start < position)
+    return tuple(
+        (start, min(end, position)) for start, end in spans if start < position
+    )
 
 
-def _too_long_error(rows: Sequence[EncodedRow], max_length: int, subject: str) -> UserError:
+def _too_long_error(
+    rows: Sequence[EncodedRow], max_length: int, subject: str
+) -> UserError:
     count = sum(row.longest > max_length for row in rows)
     longest = max(row.longest for row in rows)
     return UserError(
@@ -307,7 +321,9 @@ def plan_batches(
     return batches
 
 
-def share_of(batch: Sequence[int], lengths: Sequence[int], rank: int, world_size: int) -> list[int]:
+def share_of(
+    batch: Sequence[int], lengths: Sequence[int], rank: int, world_size: int
+) -> list[int]:
     """Return the rows of a batch that one process works on, longest first.
 
     They are every world_size-th by length, so all processes have about the same work.
@@ -346,7 +362,13 @@ def cut(lengths: Sequence[int], most_rows: int, fixed_positions: int) -> list[sl
 
 
 def learning_rate_at(
-    step: int, steps: int, peak: float, *, warmup_share: float, schedule: str, min_ratio: float
+    step: int,
+    steps: int,
+    peak: float,
+    *,
+    warmup_share: float,
+    schedule: str,
+    min_ratio: float,
 ) -> float:
     """Return the learning rate of a step, from 0.
 

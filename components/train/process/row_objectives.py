@@ -76,7 +76,9 @@ class RowObjective(Objective):
             row_losses.index_add_(0, _rows_of(chosen), torch.cat(losses))
         return row_losses
 
-    def _loss_of_rows(self, row_losses: Tensor, num_targets: Tensor, batch: Batch) -> Tensor:
+    def _loss_of_rows(
+        self, row_losses: Tensor, num_targets: Tensor, batch: Batch
+    ) -> Tensor:
         """Return the loss of a batch, a scalar.
 
         Args:
@@ -106,10 +108,14 @@ class PreferenceObjective(RowObjective):
         neftune_alpha: float = 0.0,
         chunk_tokens: int | None = None,
     ) -> None:
-        super().__init__(model, beta=beta, neftune_alpha=neftune_alpha, chunk_tokens=chunk_tokens)
+        super().__init__(
+            model, beta=beta, neftune_alpha=neftune_alpha, chunk_tokens=chunk_tokens
+        )
         self.nll_weight = nll_weight
 
-    def _loss_of_rows(self, row_losses: Tensor, num_targets: Tensor, batch: Batch) -> Tensor:
+    def _loss_of_rows(
+        self, row_losses: Tensor, num_targets: Tensor, batch: Batch
+    ) -> Tensor:
         pairs = batch.pairs
         assert pairs is not None, "collate_pairs made the batch"
         means = row_losses / num_targets.clamp(min=1)
@@ -144,15 +150,21 @@ class KtoObjective(RowObjective):
         neftune_alpha: float = 0.0,
         chunk_tokens: int | None = None,
     ) -> None:
-        super().__init__(model, beta=beta, neftune_alpha=neftune_alpha, chunk_tokens=chunk_tokens)
+        super().__init__(
+            model, beta=beta, neftune_alpha=neftune_alpha, chunk_tokens=chunk_tokens
+        )
         self.wrong_weight = wrong_weight
 
-    def _loss_of_rows(self, row_losses: Tensor, num_targets: Tensor, batch: Batch) -> Tensor:
+    def _loss_of_rows(
+        self, row_losses: Tensor, num_targets: Tensor, batch: Batch
+    ) -> Tensor:
         unpaired = batch.unpaired
         assert unpaired is not None, "collate_unpaired made the batch"
         gains = -row_losses - unpaired.references - self.divergence
         signs = torch.where(unpaired.wrong, -1.0, 1.0)
-        weights = torch.where(unpaired.wrong, self.wrong_weight, 1.0) * unpaired.row_weights
+        weights = (
+            torch.where(unpaired.wrong, self.wrong_weight, 1.0) * unpaired.row_weights
+        )
         # 1 - σ(x) = σ(-x), which does not cancel for a large x.
         return (weights * torch.sigmoid(-self.beta * signs * gains)).sum()
 

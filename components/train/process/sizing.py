@@ -143,7 +143,9 @@ def this_machine(num_nodes: int, context: Context) -> Machine:
         free, _ = torch.cuda.mem_get_info()
         fast_bf16 = bool(torch.cuda.is_bf16_supported())
         return Machine(num_nodes, num_processes, int(free), gpu=True, bf16=fast_bf16)
-    fast_bf16 = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    fast_bf16 = bool(
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
     free = context.free_memory_bytes // num_processes
     return Machine(num_nodes, num_processes, free, gpu=False, bf16=fast_bf16)
 
@@ -153,7 +155,9 @@ def processes_of_node(environment: Mapping[str, str]) -> int:
     return int(environment.get("LOCAL_WORLD_SIZE", environment.get("WORLD_SIZE", "1")))
 
 
-def choose(section: TrainSection, model: Model, machine: Machine, longest: int) -> Estimate:
+def choose(
+    section: TrainSection, model: Model, machine: Machine, longest: int
+) -> Estimate:
     """Return the fastest layout that fits into memory, within the settings that the recipe fixes.
 
     `longest` is the longest row in tokens. A layout that the recipe fixes entirely is taken as it
@@ -174,7 +178,9 @@ def choose(section: TrainSection, model: Model, machine: Machine, longest: int) 
     # the order of the ladder stays.
     estimates.sort(key=cost)
     fixed = (
-        section.zero != "auto" and section.offload != "auto" and section.micro_batch_size != "auto"
+        section.zero != "auto"
+        and section.offload != "auto"
+        and section.micro_batch_size != "auto"
     )
     fitting = [estimate for estimate in estimates if estimate.fits]
     if fitting:
@@ -199,7 +205,9 @@ def _precision(section: TrainSection, model: Model, machine: Machine) -> str:
     return "autocast" if model.num_parameters >= BF16_PARAMETERS else "fp32"
 
 
-def _ladder(section: TrainSection, machine: Machine, precision: str) -> Iterator[tuple[int, bool]]:
+def _ladder(
+    section: TrainSection, machine: Machine, precision: str
+) -> Iterator[tuple[int, bool]]:
     """Yield (ZeRO stage, offload) in the order of speed.
 
     One process has nothing to divide, so only offload can help it.
@@ -225,7 +233,9 @@ def _ladder(section: TrainSection, machine: Machine, precision: str) -> Iterator
 
 def _micro_batches(section: TrainSection, machine: Machine) -> list[int]:
     """Return the micro-batch sizes to consider, largest first."""
-    process_rows = section.batch_size // (machine.num_nodes * machine.processes_per_node)
+    process_rows = section.batch_size // (
+        machine.num_nodes * machine.processes_per_node
+    )
     if section.micro_batch_size != "auto":
         return [min(section.micro_batch_size, process_rows)]
     # Powers of two: a size between them gains little, and each is one more estimate.
@@ -266,7 +276,9 @@ def _state_bytes(model: Model, machine: Machine, layout: Layout) -> int:
         return int(trained_bytes - divided + device_share) + frozen_bytes
     # DeepSpeed's own estimators are made for 16 bits and these two ZeRO stages.
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
-    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+    from deepspeed.runtime.zero.stage_1_and_2 import (
+        estimate_zero2_model_states_mem_needs,
+    )
 
     common = {
         "num_gpus_per_node": machine.processes_per_node,
@@ -286,7 +298,9 @@ def _state_bytes(model: Model, machine: Machine, layout: Layout) -> int:
     return int(device) + 2 * frozen // world
 
 
-def _activation_bytes(section: TrainSection, model: Model, longest: int, layout: Layout) -> int:
+def _activation_bytes(
+    section: TrainSection, model: Model, longest: int, layout: Layout
+) -> int:
     """Return the bytes of the activations and of the logits of one chunk."""
     # A layer takes 34·s·b·h + 5·a·s²·b bytes in 16 bits (2205.05198), 2·s·b·h where activations are
     # computed again, and twice that in 32 bits.

@@ -57,7 +57,8 @@ class TrainerStatus:
             "progressPercentage": 100 * step // max(num_steps, 1),
             "estimatedRemainingSeconds": int(pace * (num_steps - step)),
             "metrics": [
-                {"name": name, "value": f"{number:.6g}"} for name, number in numbers.items()
+                {"name": name, "value": f"{number:.6g}"}
+                for name, number in numbers.items()
             ],
             "lastUpdatedTime": _as_text(seconds),
         }
@@ -69,7 +70,9 @@ class TrainerStatus:
             self._next_report = seconds + PAUSE_AFTER_FAILURE_SECONDS
             if not self._has_noted:
                 self._has_noted = True
-                self._context.progress.note(f"the TrainJob's status is not updated: {problem}")
+                self._context.progress.note(
+                    f"the TrainJob's status is not updated: {problem}"
+                )
 
     def _send(self, document: Mapping[str, object]) -> str:
         """Send a report, and return what went wrong; empty if nothing did."""
@@ -83,10 +86,14 @@ class TrainerStatus:
                 headers["Authorization"] = f"Bearer {token}"
             trust = None
             if self._url.startswith("https://"):
-                trust = ssl.create_default_context(cafile=environment.get(CA_FILE) or None)
+                trust = ssl.create_default_context(
+                    cafile=environment.get(CA_FILE) or None
+                )
             body = json.dumps(document).encode()
             request = urllib.request.Request(self._url, body, headers, method="POST")
-            with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS, context=trust):
+            with urllib.request.urlopen(
+                request, timeout=PATIENCE_SECONDS, context=trust
+            ):
                 return ""
         except urllib.error.HTTPError as error:
             error.close()

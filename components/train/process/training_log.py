@@ -45,7 +45,10 @@ class Recorder:
             for name, value in entry
             if name != "step" and isinstance(value, int | float)
         }
-        numbers |= {"tokens_per_second": tokens_per_second, "memory_gib": _memory_bytes() / 2**30}
+        numbers |= {
+            "tokens_per_second": tokens_per_second,
+            "memory_gib": _memory_bytes() / 2**30,
+        }
         # A receipt is the same for the same work on any machine: speed and memory are shown here
         # alone.
         for name, value in numbers.items():
@@ -98,7 +101,9 @@ class _MlflowRun:
         name = self.context.environment.get("MLFLOW_EXPERIMENT_NAME", "ratchet")
         experiment = client.get_experiment_by_name(name)
         experiment_id = (
-            experiment.experiment_id if experiment is not None else client.create_experiment(name)
+            experiment.experiment_id
+            if experiment is not None
+            else client.create_experiment(name)
         )
         run = client.create_run(
             experiment_id, run_name=f"{run_id} {task}", tags={"ratchet.run": run_id}
@@ -109,7 +114,9 @@ class _MlflowRun:
         from mlflow.entities import Metric
 
         milliseconds = int(self.context.clock() * 1000)
-        metrics = [Metric(name, value, milliseconds, step) for name, value in numbers.items()]
+        metrics = [
+            Metric(name, value, milliseconds, step) for name, value in numbers.items()
+        ]
         self._call(lambda client: client.log_batch(self.mlflow_run_id, metrics=metrics))
 
     def close(self) -> None:

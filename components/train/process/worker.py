@@ -21,10 +21,19 @@ from components.errors import RatchetError
 from components.runtime.context import Context, make_context
 from components.train.process import deepspeed_engine as ds
 from components.train.process import engine_state
-from components.train.process.augmentation import Augmenter, longest_copy, make_augmenter
+from components.train.process.augmentation import (
+    Augmenter,
+    longest_copy,
+    make_augmenter,
+)
 from components.train.process.checkpoints import Checkpoints
 from components.train.process.choice import objective_of, reference_of
-from components.train.process.depth import Sources, in_words, planned_sources, starting_model
+from components.train.process.depth import (
+    Sources,
+    in_words,
+    planned_sources,
+    starting_model,
+)
 from components.train.process.export import Exported, export
 from components.train.process.job import Costs, Job, Measured
 from components.train.process.loop import Loop
@@ -97,13 +106,17 @@ def train(job: Job, context: Context) -> None:
     try:
         run = prepare_run(job, context, device)
         zero_stage = run.estimate.layout.zero_stage
-        with closing(Checkpoints(context, job.key, zero_stage=zero_stage)) as checkpoints:
+        with closing(
+            Checkpoints(context, job.key, zero_stage=zero_stage)
+        ) as checkpoints:
             loop = resume_or_start(run, checkpoints)
             started = context.clock()
             with closing(loop.recorder) if loop.recorder is not None else nullcontext():
                 loop.run()
             finished = context.clock()
-            costs = Costs(compute_seconds=finished - started, startup_seconds=started - begun)
+            costs = Costs(
+                compute_seconds=finished - started, startup_seconds=started - begun
+            )
             _export(run, loop, costs)
             dist.barrier()
     finally:
@@ -158,7 +171,9 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
 def _note_long_rows(job: Job, context: Context, material: Material) -> None:
     """Say which rows are longer than the recipe allows, and what became of them."""
     subjects = {f"stage {stage.name}": rows.too_long for stage, rows in material.stages}
-    for (stage, _), too_long in zip(material.stages, material.dev_too_long, strict=True):
+    for (stage, _), too_long in zip(
+        material.stages, material.dev_too_long, strict=True
+    ):
         named = f" of stage {stage.name}" if len(material.stages) > 1 else ""
         subjects[f"the dev split{named}"] = too_long
     fate = "cut" if job.section.too_long == "cut" else "left out"
@@ -237,7 +252,9 @@ def resume_or_start(run: Run, checkpoints: Checkpoints) -> Loop:
             pad_id=run.material.codec.pad_id,
             micro_batch_size=layout.micro_batch_size,
             max_length=job.section.max_length,
-            fixed_positions=fixed_positions(run.num_parameters, gpu=run.device.type == "cuda"),
+            fixed_positions=fixed_positions(
+                run.num_parameters, gpu=run.device.type == "cuda"
+            ),
             kind=run.kind,
         ),
         reader=Reader(
@@ -254,7 +271,10 @@ def resume_or_start(run: Run, checkpoints: Checkpoints) -> Loop:
     )
     if checkpoint is not None:
         change = put_back(loop, checkpoint)
-        _note(run.context, f"going on from the checkpoint of step {loop.track.step}{change}")
+        _note(
+            run.context,
+            f"going on from the checkpoint of step {loop.track.step}{change}",
+        )
     loop.measure_reference(reference_of(job, run.objective, engine.module, run.kind))
     checkpoints.forget_fetched()
     return loop
@@ -287,11 +307,15 @@ def _export(run: Run, loop: Loop, costs: Costs) -> None:
         # The engine's module is the objective, which holds the model as `model`.
         plain = {name.removeprefix("model."): value for name, value in weights.items()}
         last_dev_rows = run.material.dev_rows[-1]
-        exported = export(run.job, plain, run.material.codec, last_dev_rows, run.sources)
+        exported = export(
+            run.job, plain, run.material.codec, last_dev_rows, run.sources
+        )
         outcome = _outcome(run, loop.track, ds.optimizer_name(loop.engine), exported)
         write_rows(run.job.output / artifacts.LOG, loop.track.log)
         measured = Measured(summary=outcome, costs=costs)
-        (run.job.output / "measured.json").write_text(measured.model_dump_json(), encoding="utf-8")
+        (run.job.output / "measured.json").write_text(
+            measured.model_dump_json(), encoding="utf-8"
+        )
 
 
 def build_model(job: Job, sources: Sources | None = None) -> PreTrainedModel:
@@ -314,7 +338,9 @@ def build_model(job: Job, sources: Sources | None = None) -> PreTrainedModel:
                 "activation_checkpointing"
             )
         # The reentrant form needs an input with a gradient: under a frozen embedding nothing has.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
     return model.train()
 
 
@@ -333,11 +359,15 @@ def _preflight(
     longest = 0
     max_length = job.section.max_length
     for stage, stage_rows in material.stages:
-        longest = max(longest, longest_copy(stage.augmentation, stage_rows.rows, max_length))
+        longest = max(
+            longest, longest_copy(stage.augmentation, stage_rows.rows, max_length)
+        )
     machine = this_machine(job.section.num_nodes, context)
     estimate = choose(job.section, size, machine, longest)
     _, first_rows = material.stages[0]
-    loss, seconds_per_token = first_loss(model, first_rows, material.codec, context.clock)
+    loss, seconds_per_token = first_loss(
+        model, first_rows, material.codec, context.clock
+    )
     num_tokens = 0
     for stage, stage_rows in material.stages:
         total_tokens = sum(len(row.ids) for row in stage_rows.rows)
@@ -346,7 +376,9 @@ def _preflight(
     if dist.get_rank() == 0:
         (job.output / "layout.json").write_text(estimate.chosen.model_dump_json())
         process_tokens = num_tokens // dist.get_world_size()
-        announce(context, estimate, loss, masked_share, seconds_per_token, process_tokens)
+        announce(
+            context, estimate, loss, masked_share, seconds_per_token, process_tokens
+        )
     return estimate
 
 
@@ -358,8 +390,15 @@ def _context_length(run: Run) -> int:
 
 
 def _announce_optimizer(context: Context, optimizer: str) -> None:
-    slower = ", which is slower: DeepSpeed's is not compiled here" if optimizer == "torch" else ""
-    _note(context, f"offload: weights and moments are updated by the AdamW of {optimizer}{slower}")
+    slower = (
+        ", which is slower: DeepSpeed's is not compiled here"
+        if optimizer == "torch"
+        else ""
+    )
+    _note(
+        context,
+        f"offload: weights and moments are updated by the AdamW of {optimizer}{slower}",
+    )
 
 
 def _note(context: Context, text: str) -> None:
@@ -368,7 +407,9 @@ def _note(context: Context, text: str) -> None:
         context.progress.note(text)
 
 
-def _outcome(run: Run, track: Track, optimizer: str, exported: Exported) -> TrainingOutcome:
+def _outcome(
+    run: Run, track: Track, optimizer: str, exported: Exported
+) -> TrainingOutcome:
     job = run.job
     last_stage = track.log[track.stage_begun :]
     losses = [entry.loss for entry in last_stage if entry.loss is not None]
@@ -393,7 +434,10 @@ def _outcome(run: Run, track: Track, optimizer: str, exported: Exported) -> Trai
         padding_share=1 - track.tokens / track.positions,
         num_processes=dist.get_world_size(),
         end_of_text_share=end_of_text_share(
-            job.output / "model", job.system_prompt, run.material.prompts, job.max_new_tokens
+            job.output / "model",
+            job.system_prompt,
+            run.material.prompts,
+            job.max_new_tokens,
         ),
         interpolation_share=exported.share,
         interpolation_losses=exported.losses,
