@@ -104,30 +104,29 @@ def build(recipe: Recipe, rounds: int = 4, profile: Profile | None = None) -> Co
 
 def generate_select(number: int, state: Channel, shards: int, task: Tasks) -> Channel:
     """Add the first half of a round that learns from samples, and return the mix to train on."""
+    name = f"generate-r{number}"
     if shards == 1:
         # A loop of one costs two more pods and half a minute on a cluster.
-        samples = task.outputs(generate, f"generate-r{number}", state=state, shard=0)[
-            "samples"
-        ]
-        name = f"select-r{number}"
-        return task.outputs(select_unsharded, name, state=state, samples=samples)["mix"]
-    with dsl.ParallelFor(items=list(range(shards)), name=f"shards-{number}") as shard:
-        sampled = task.outputs(
-            generate, f"generate-r{number}", state=state, shard=shard
-        )
-    samples = dsl.Collected(sampled["samples"])
-    return task.outputs(select, f"select-r{number}", state=state, samples=samples)[
-        "mix"
-    ]
+        sampled = task.outputs(generate, name, state=state, shard=0)
+        samples = sampled["samples"]
+        step = select_unsharded
+    else:
+        with dsl.ParallelFor(
+            items=list(range(shards)), name=f"shards-{number}"
+        ) as shard:
+            sampled = task.outputs(generate, name, state=state, shard=shard)
+        samples = dsl.Collected(sampled["samples"])
+        step = select
+    selected = task.outputs(step, f"select-r{number}", state=state, samples=samples)
+    return selected["mix"]
 
 
 def train_evaluate_decide(
     number: int, state: Channel, mix: Channel, task: Tasks
 ) -> Outputs:
     """Add the second half of every round, and return decide's outputs `go` and `state`."""
-    candidate = task.outputs(train, f"train-r{number}", state=state, mix=mix)[
-        "candidate"
-    ]
+    trained = task.outputs(train, f"train-r{number}", state=state, mix=mix)
+    candidate = trained["candidate"]
     measured = task.outputs(
         evaluate, f"evaluate-r{number}", state=state, candidate=candidate
     )

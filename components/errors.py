@@ -106,9 +106,8 @@ def one_line(text: object, max_characters: int | None = 200) -> str:
     """
     line = " ".join(without_passwords(str(text)).split())
     # Escape sequences in a server's text could clear or recolour the terminal.
-    visible = "".join(letter for letter in line if letter.isprintable())[
-        :max_characters
-    ]
+    printable = "".join(letter for letter in line if letter.isprintable())
+    visible = printable[:max_characters]
     if not visible and isinstance(text, BaseException):
         return type(text).__name__
     return visible

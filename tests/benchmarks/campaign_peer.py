@@ -236,9 +236,8 @@ class HandLoop:
         rendered = self.tokenizer.apply_chat_template(
             self.messages(question), add_generation_prompt=True, tokenize=False
         )
-        token_ids: list[int] = self.tokenizer(rendered, add_special_tokens=False)[
-            "input_ids"
-        ]
+        encoded = self.tokenizer(rendered, add_special_tokens=False)
+        token_ids: list[int] = encoded["input_ids"]
         return token_ids
 
     @property

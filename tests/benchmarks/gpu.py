@@ -77,9 +77,8 @@ def main() -> None:
                     stages=(Stage(name="sft", steps=20, learning_rate=1e-4),),
                 )
                 done = carry_out(job)
-                costs = json.loads((done["output"] / "measured.json").read_text())[
-                    "costs"
-                ]
+                measured = json.loads((done["output"] / "measured.json").read_text())
+                costs = measured["costs"]
                 speed = done["tokens_trained"] / costs["compute_seconds"]
                 per_token = (
                     6 * parameters(base)

@@ -61,9 +61,10 @@ class OpenAiApi(Served):
         """What it says to one request: the same to the same."""
         seed = int(payload["seed"])
         cut = seed % 5 == 0
-        name = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[
-            :12
-        ]
+        digest = hashlib.sha256(
+            json.dumps(payload, sort_keys=True).encode()
+        ).hexdigest()
+        name = digest[:12]
         done: dict[str, Any] = {
             "id": f"chatcmpl-{name}",
             "object": "chat.completion",

@@ -122,9 +122,8 @@ def test_a_run_that_kubeflow_pipelines_began_for_the_task_is_used_and_not_ended(
 ):
     with serving("mlflow") as server:
         assert isinstance(server.server, MlflowServer)
-        injected = server.server.post_runs_create({"experiment_id": "7", "tags": []})[
-            1
-        ]["run"]
+        _, answer = server.server.post_runs_create({"experiment_id": "7", "tags": []})
+        injected = answer["run"]
         outlet = server.outlet(MLFLOW_RUN_ID=injected["info"]["run_id"])
         outlet.bring_up_to_date(view_of(FIRST, SECOND))
         # The release before it was made by another task, and has a run of its own.

@@ -65,9 +65,8 @@ def holds(platform: Platform, name: str) -> list[Any]:
     if platform == "model-registry":
         path = model_registry.PATH
         model = api.call("GET", f"{path}/registered_model?name={name}")
-        versions = api.call("GET", f"{path}/registered_models/{model['id']}/versions")[
-            "items"
-        ]
+        response = api.call("GET", f"{path}/registered_models/{model['id']}/versions")
+        versions = response["items"]
         found = [model["customProperties"], model["license"]]
         for version in sorted(versions, key=lambda version: str(version["name"])):
             artifacts = api.call(
@@ -83,9 +82,8 @@ def holds(platform: Platform, name: str) -> list[Any]:
     )
     found = [alias["model_version"]["tags"]]
     for version in sorted(answer["model_versions"], key=lambda one: str(one["source"])):
-        mlflow_run = api.call("GET", f"{path}/runs/get?run_id={version['run_id']}")[
-            "run"
-        ]
+        response = api.call("GET", f"{path}/runs/get?run_id={version['run_id']}")
+        mlflow_run = response["run"]
         metrics = sorted(
             (metric["key"], metric["value"], metric["step"])
             for metric in mlflow_run["data"]["metrics"]

@@ -131,9 +131,8 @@ def test_the_api_of_pipelines_is_tried_with_its_token(
     # Nobody waits between the tries.
     patience = functools.partial(ApiPatience, clock=clock, sleep=clock.sleep)
     monkeypatch.setattr("components.cli.cluster.kfp_calls.ApiPatience", patience)
-    found = everything(tmp_path, KF_PIPELINES_ENDPOINT="http://127.0.0.1:9")[
-        "pipelines"
-    ]
+    checks = everything(tmp_path, KF_PIPELINES_ENDPOINT="http://127.0.0.1:9")
+    found = checks["pipelines"]
     assert (found.status, "check the address" in found.cure) == ("failed", True)
 
 

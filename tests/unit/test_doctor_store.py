@@ -108,9 +108,8 @@ def test_a_bucket_that_is_not_there_is_named(s3_server: S3Server) -> None:
 def test_a_clock_that_is_off_is_found(
     s3_server: S3Server, ahead: float, said: str
 ) -> None:
-    found = by_check(store(s3_server.new_uri(), s3_server.environment, ahead))[
-        "store clock"
-    ]
+    checks = by_check(store(s3_server.new_uri(), s3_server.environment, ahead))
+    found = checks["store clock"]
     assert found.status == "failed"
     assert said in found.found
     assert "NTP" in found.cure

@@ -123,9 +123,8 @@ def test_an_address_that_no_policy_opens_is_named_and_its_cure_opens_it(
     changes, settings, purpose, said = CLOSED[name]
     set_up(api, keyed, {"HF_HUB_OFFLINE": "0", **settings})
     others(api)
-    found = by_check(cluster(api, tmp_path, keyed, recipe=demo(*changes)))[
-        f"way to {purpose}"
-    ]
+    checks = by_check(cluster(api, tmp_path, keyed, recipe=demo(*changes)))
+    found = checks[f"way to {purpose}"]
     assert (found.status, said in found.found) == ("failed", True), found
     operation = OPERATION.search(found.cure)
     assert operation, found.cure
@@ -134,9 +133,8 @@ def test_an_address_that_no_policy_opens_is_named_and_its_cure_opens_it(
     sound(api, profile, "egress", patches=(patch,))
     api.objects[CONFIG_MAP]["data"].update(settings)
     others(api)
-    found = by_check(cluster(api, tmp_path, keyed, recipe=demo(*changes)))[
-        f"way to {purpose}"
-    ]
+    checks = by_check(cluster(api, tmp_path, keyed, recipe=demo(*changes)))
+    found = checks[f"way to {purpose}"]
     assert found.status == "ok", found
 
 
@@ -180,14 +178,12 @@ def test_an_endpoint_at_a_public_address_needs_a_component_for_such(
     api: KubernetesApi, tmp_path: Path, keyed: str
 ) -> None:
     set_up(api, keyed, {})
-    found = by_check(cluster(api, tmp_path, keyed, recipe=demo(*OPENAI)))[
-        "way to the endpoint"
-    ]
+    checks = by_check(cluster(api, tmp_path, keyed, recipe=demo(*OPENAI)))
+    found = checks["way to the endpoint"]
     assert (found.status, "component outside-store" in found.cure) == ("failed", True)
     set_up(api, keyed, {}, "outside-store")
-    found = by_check(cluster(api, tmp_path, keyed, recipe=demo(*OPENAI)))[
-        "way to the endpoint"
-    ]
+    checks = by_check(cluster(api, tmp_path, keyed, recipe=demo(*OPENAI)))
+    found = checks["way to the endpoint"]
     assert found.status == "ok"
 
 
@@ -314,9 +310,8 @@ def test_policies_of_the_other_side_count_and_those_that_may_not_be_listed_do_no
     closed = {"metadata": {"namespace": "kubeflow"}, "spec": {"podSelector": {}}}
     path = "/apis/networking.k8s.io/v1/namespaces/kubeflow/networkpolicies"
     api.objects[path] = {"items": [closed]}
-    found = by_check(cluster(api, tmp_path, "cpu"))[
-        "way to Kubeflow Pipelines, its API"
-    ]
+    checks = by_check(cluster(api, tmp_path, "cpu"))
+    found = checks["way to Kubeflow Pipelines, its API"]
     assert (
         found.status,
         "no network policy of kubeflow lets it in" in found.found,

@@ -150,9 +150,8 @@ def test_the_wheel_says_its_licence_and_which_python_it_needs(wheel: Path) -> No
 
 
 def test_users_get_the_libraries_that_are_tested() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
-        "project"
-    ]
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = document["project"]
     text = (ROOT / "docker" / "requirements" / "dev.in").read_text(encoding="utf-8")
     for extra in ("gym", "otel"):
         [wanted] = map(Requirement, project["optional-dependencies"][extra])
@@ -177,9 +176,8 @@ def test_users_get_the_libraries_that_are_tested() -> None:
 def test_users_get_no_untested_minor_version_of_what_is_used_below_its_api(
     library: str,
 ) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
-        "project"
-    ]
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = document["project"]
     [declared] = [
         requirement
         for requirement in map(Requirement, project["dependencies"])

@@ -27,9 +27,8 @@ def alone(model: Any, row: EncodedRow) -> tuple[float, int]:
     with torch.inference_mode():
         logits = model(torch.tensor([row.ids]), use_cache=False).logits[0, :-1].float()
     wanted = torch.tensor(row.ids[1:])
-    losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")[
-        row.num_masked - 1 :
-    ]
+    token_losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
+    losses = token_losses[row.num_masked - 1 :]
     right = (logits.argmax(-1) == wanted)[row.num_masked - 1 :]
     return float(losses.sum()), int(right.sum())
 
