@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from multiprocessing.context import ForkServerProcess
@@ -48,6 +49,7 @@ SECTION: dict[str, Any] = {
 }
 LORA = {"rank": 2, "max_rank": 8, "targets": ["q_proj", "v_proj"]}
 ADAPTED = {**SECTION, "lora": LORA}
+RECEIPT = re.compile(r"/step-\d+-\w+\.json$")
 
 
 def begin(context: Context, inputs: TrainInputs) -> ForkServerProcess:
@@ -273,7 +275,8 @@ def test_a_killed_training_of_added_adapters_goes_on(
 
     process = begin(context, inputs)
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not any(name.endswith(".json") for name in context.store.list("progress/")):
+    # The receipt of a checkpoint: the digests of one process come before it.
+    while not any(RECEIPT.search(name) for name in context.store.list("progress/")):
         assert process.is_alive(), said_in(context)[-3000:]
         assert time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.01)

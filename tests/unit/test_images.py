@@ -26,7 +26,7 @@ COMPONENTS, DOCKER = ROOT / "components", ROOT / "docker"
 IMAGES = tomllib.loads((DOCKER / "images.toml").read_text(encoding="utf-8"))
 ENTRY = [sys.executable, "-I", "-S", str(DOCKER / "entry.py")]
 PROVIDERS = importlib.metadata.packages_distributions()
-GUARDED = {"kubeflow", "vllm", "reasoning_gym"}
+GUARDED = {"kubeflow", "opentelemetry", "reasoning_gym", "vllm"}
 """Asked for only where they are there."""
 
 
