@@ -39,7 +39,17 @@ UNWANTED = (
     "curl",
     "wget",
 )
-OPTIONAL = frozenset({"components", "vllm", "reasoning_gym", "opentelemetry"})
+OPTIONAL = frozenset(
+    {
+        "components",
+        "jiwer",
+        "opentelemetry",
+        "rapidfuzz",
+        "reasoning_gym",
+        "sacrebleu",
+        "vllm",
+    }
+)
 """Packages that some images do without, and ours, which are imported anyway."""
 FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/venv/bin"
 CACHES = (

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from components.contracts.recipe import Recipe
+from components.contracts.verifier_names import TEXT_METRICS
 from components.errors import UserError
+from components.verifiers import require_metric
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,6 @@ def require_packages(recipe: Recipe) -> None:
                 f"{package.key} needs the package {package.module}, which is not installed here: "
                 f"{package.cure}"
             )
+    for source in recipe.data.sources:
+        if source.verifier in TEXT_METRICS:
+            require_metric(source.verifier)

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+TEXT_METRICS = ("chrf", "bleu", "rouge_l", "wer", "cer")
+"""Verifiers that grade how near a text is to its references."""
 VERIFIER_NAMES = (
     "exact",
     "numeric",
@@ -16,6 +18,7 @@ VERIFIER_NAMES = (
     "code",
     "sql",
     "json_schema",
+    *TEXT_METRICS,
 )
 """Verifiers that are ready; see `components.verifiers`."""
 _OWN = re.compile(
@@ -46,6 +49,11 @@ def own_name(verifier: str) -> OwnName | None:
     file = match["file"] or ""
     module = match["module"] or PurePosixPath(file).stem
     return OwnName(file, module, match["function"])
+
+
+def gives_scores(verifier: str) -> bool:
+    """Return whether answers have scores between 0 and 1, not right and wrong alone."""
+    return verifier in TEXT_METRICS or own_name(verifier) is not None
 
 
 def checked_name(verifier: str) -> str:

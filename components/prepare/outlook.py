@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from components.contracts.recipe import Recipe
 from components.contracts.rows import MAX_CLASSES, Prompt, label_of
-from components.contracts.verifier_names import own_name
+from components.contracts.verifier_names import TEXT_METRICS, gives_scores
 from components.errors import UserError
 from components.family_means import LEAST_FAMILIES
 from components.macro_f1 import LEAST_PER_CLASS
@@ -178,12 +178,13 @@ def _check_rare_classes(measured: Mapping[str, Sequence[Prompt]]) -> None:
 def _check_graded(measured: Mapping[str, Sequence[Prompt]]) -> None:
     """Raise UserError if a mean score is asked for, and answers are right or wrong alone."""
     for split, prompts in measured.items():
-        if prompts and all(own_name(prompt.verifier) is None for prompt in prompts):
+        if prompts and not any(gives_scores(prompt.verifier) for prompt in prompts):
             names = ", ".join(sorted({prompt.verifier for prompt in prompts}))
             raise UserError(
                 f"decide.goal.metric is mean_score, and the verifiers of split {split} ({names}) "
                 "know right and wrong alone: use metric accuracy, which is the same and proves "
-                "more, or a checker of your own that returns a score"
+                f"more, or a verifier that grades: {', '.join(TEXT_METRICS)}, or a checker of your "
+                "own that returns a score"
             )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from components.canonical import JsonObject
 from components.contracts.recipe import DataSource
 from components.contracts.rows import Check, Conversation, spoken
+from components.contracts.verifier_names import TEXT_METRICS
 from components.prepare.examples import Example
 from components.prepare.known_shapes import (
     CLASS_FIELDS,
@@ -41,6 +42,15 @@ class _Content:
     label: str | None = None
 
 
+@dataclass(frozen=True)
+class _References:
+    """Several right answers of one row."""
+
+    field: str
+    """Name of the field that holds them."""
+    texts: tuple[str, ...]
+
+
 def example_of(row: object, source: DataSource, location: str) -> Example:
     """Return the example that a row holds.
 
@@ -64,6 +74,10 @@ def example_of(row: object, source: DataSource, location: str) -> Example:
     fields = (source.prompt_field, source.completion_field, *source.reference_fields)
     checks = (source.tests_field, source.schema_field, source.tables_field)
     row = with_nested(row, (*fields, *checks))
+    references = _references(row, source)
+    if references is not None:
+        # The first is taught; an answer is compared with all.
+        row = {**row, references.field: references.texts[0]}
     content = _content_of(row, source)
     if content.completion is None and source.split != "unlabelled":
         raise RejectedRow(
@@ -75,7 +89,7 @@ def example_of(row: object, source: DataSource, location: str) -> Example:
         completion=content.completion,
         conversation=content.conversation,
         verifier=source.verifier,
-        reference=_reference(row, source, content.completion),
+        reference=_reference(row, source, content.completion, references),
         check=check_of(source),
         tags={} if content.label is None else {"label": content.label},
         provenance={"uri": source.uri, "place": location},
@@ -99,7 +113,31 @@ def check_of(source: DataSource, code: str = "") -> Check:
     )
 
 
-def _reference(row: Row, source: DataSource, completion: str | None) -> JsonObject:
+def _references(row: Row, source: DataSource) -> _References | None:
+    """Return the answers of a row that holds a list of them, for a verifier that compares with all.
+
+    Raises:
+        RejectedRow: One of them is no text, or empty.
+    """
+    if source.verifier not in TEXT_METRICS:
+        return None
+    pair = pair_of(names_of(row), source)
+    answers = row.get(pair.completion) if pair is not None else None
+    # Turns of a conversation are objects.
+    if pair is None or not isinstance(answers, list) or not answers:
+        return None
+    if any(isinstance(answer, dict) for answer in answers):
+        return None
+    name = pair.completion
+    return _References(name, tuple(text_of({name: answer}, name) for answer in answers))
+
+
+def _reference(
+    row: Row,
+    source: DataSource,
+    completion: str | None,
+    references: _References | None,
+) -> JsonObject:
     """Return what the verifier knows: the completion as `answer`, and other fields of the row."""
     missing = [name for name in source.reference_fields if row.get(name) is None]
     if missing:
@@ -127,6 +165,8 @@ def _reference(row: Row, source: DataSource, completion: str | None) -> JsonObje
                 "no_tables", f"no {source.tables_field!r}; data.sources tables_field"
             )
         fields["tables"] = row[source.tables_field]
+    if references is not None:
+        fields["answers"] = references.texts
     reference = json_object(fields)
     return reference if completion is None else {**reference, "answer": completion}
 

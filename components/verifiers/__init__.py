@@ -17,6 +17,8 @@ its length; `math` gives up on a comparison after 5 seconds. An answer is right 
 - `sql`, if the query in it gives the rows that the reference gives, in SQLite;
 - `json_schema`, if it is JSON, alone or in a fenced block, that the row's JSON schema accepts;
 - `code`, if the Python program in it passes the row's tests, in a confined process;
+- `chrf`, `bleu`, `rouge_l`, `wer` or `cer`, if it is near enough to one of its references: a score
+  of at least the source's `threshold` (`text_metrics`);
 - `task/reverse`, `task/copy`, `task/addition`, if it answers the prompt of the built-in task;
 - `reasoning_gym`, if the task's own scorer gives it the full score;
 - `my_checker.py:check` or `module:function`, if this function of the user's gives it a score of at
@@ -35,7 +37,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from components.contracts.rows import Prompt
-from components.contracts.verifier_names import own_name
+from components.contracts.verifier_names import TEXT_METRICS, own_name
 from components.errors import UserError
 from components.sandbox.verdict import Verdict
 from components.verifiers import (
@@ -49,6 +51,7 @@ from components.verifiers import (
     reasoning_gym,
     regex,
     sql,
+    text_metrics,
 )
 from components.verifiers.builtin_tasks import BUILTIN_TASKS
 from components.verifiers.final_answer import MAX_ANSWER_CHARACTERS
@@ -57,6 +60,7 @@ from components.verifiers.numeric import final_number
 from components.verifiers.reasoning_gym import require_gym, scorer_is_safe
 from components.verifiers.references import reference_text
 from components.verifiers.regex import pattern_problem
+from components.verifiers.text_metrics import require_metric
 
 __all__ = [
     "BUILTIN_TASKS",
@@ -71,6 +75,7 @@ __all__ = [
     "prompt_problem",
     "reference_answer",
     "require_gym",
+    "require_metric",
     "scorer_is_safe",
     "verdict_of",
     "verdicts_of",
@@ -153,6 +158,14 @@ _VERIFIERS = {
     ),
     # A regular expression is no answer.
     "regex": Verifier(regex.accepts, stated_answer=lambda prompt: ""),
+    **dict.fromkeys(
+        TEXT_METRICS,
+        Verifier(
+            text_metrics.verdict,
+            text_metrics.answer_key,
+            problem=text_metrics.references_problem,
+        ),
+    ),
     **{
         f"task/{name}": Verifier(task.accepts, stated_answer=task.stated_answer)
         for name, task in BUILTIN_TASKS.items()

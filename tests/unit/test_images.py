@@ -26,7 +26,15 @@ COMPONENTS, DOCKER = ROOT / "components", ROOT / "docker"
 IMAGES = tomllib.loads((DOCKER / "images.toml").read_text(encoding="utf-8"))
 ENTRY = [sys.executable, "-I", "-S", str(DOCKER / "entry.py")]
 PROVIDERS = importlib.metadata.packages_distributions()
-GUARDED = {"kubeflow", "opentelemetry", "reasoning_gym", "vllm"}
+GUARDED = {
+    "jiwer",
+    "kubeflow",
+    "opentelemetry",
+    "rapidfuzz",
+    "reasoning_gym",
+    "sacrebleu",
+    "vllm",
+}
 """Asked for only where they are there."""
 
 
@@ -82,7 +90,7 @@ def test_what_a_step_imports_is_in_its_image(step: str) -> None:
 
 
 def test_only_images_that_check_answers_have_the_packages_of_single_verifiers() -> None:
-    optional = {"reasoning-gym", "jsonschema"}
+    optional = {"jiwer", "jsonschema", "rapidfuzz", "reasoning-gym", "sacrebleu"}
     present = {family: locked(family) & optional for family in IMAGES["families"]}
     assert present == {"cpu": set(), "generate": optional, "train": optional}
 

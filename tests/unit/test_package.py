@@ -153,8 +153,11 @@ def test_users_get_the_libraries_that_are_tested() -> None:
     document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project = document["project"]
     text = (ROOT / "docker" / "requirements" / "dev.in").read_text(encoding="utf-8")
-    for extra in ("gym", "otel"):
-        [wanted] = map(Requirement, project["optional-dependencies"][extra])
+    extras = project["optional-dependencies"]
+    assert set(extras) == {"gym", "metrics", "otel"}
+    for wanted in map(
+        Requirement, (line for extra in extras.values() for line in extra)
+    ):
         [tested] = re.findall(rf"^{wanted.name}==(\S+)$", text, re.MULTILINE)
         assert wanted.specifier.contains(tested)
     declared = [Requirement(text) for text in project["dependencies"]]

@@ -51,8 +51,9 @@ class DataSource(Section):
     verifier: str = "exact"
     """Check of answers to these rows' prompts against their completion: `exact`, `numeric`, `math`,
     `choice`, `regex`, `code` (a program that must pass the row's tests), `sql` (a query that must
-    give what the completion gives), `json_schema` (JSON that the row's schema accepts), or a
-    function of your own, `my_checker.py:check` (a file beside the recipe) or `module:function`."""
+    give what the completion gives), `json_schema` (JSON that the row's schema accepts), a score of
+    how near a text is to its references (`chrf`, `bleu`, `rouge_l`, `wer`, `cer`), or a function of
+    your own, `my_checker.py:check` (a file beside the recipe) or `module:function`."""
     tolerance: Annotated[float, Field(ge=0)] = 0.0
     """For `numeric`: a number this near to the completion is right."""
     relative_tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -25,12 +25,13 @@ class Goal(Section):
 
     metric: Metric = "accuracy"
     """`accuracy`: share of right greedy answers, higher is better. `perplexity`: per token of the
-    reference answers, or of raw text, lower is better. `brier`: of rows of text and label, the squared
-    distance of the classes' probabilities to the right class, 0 to 2, lower is better. `mean_score`:
-    mean of the scores from 0 to 1 that a checker of your own gives the greedy answers, whatever its
+    reference answers, or of raw text, lower is better. `brier`: of rows of text and label, the
+    squared distance of the classes' probabilities to the right class, 0 to 2, lower is better.
+    `mean_score`: mean of the scores from 0 to 1 that a verifier which grades (`chrf`, `bleu`,
+    `rouge_l`, `wer`, `cer`, a checker of your own) gives the greedy answers, whatever its
     threshold, higher is better. `macro_f1`: of rows of text and label, the mean of F1 over the
-    classes, by the likeliest class, higher is better; each class needs 5 validation prompts. The gate
-    and the release compare models by the same measure."""
+    classes, by the likeliest class, higher is better; each class needs 5 validation prompts. The
+    gate and the release compare models by the same measure."""
     threshold: float
     """Value to reach on validation: an accuracy, a mean score or a macro-F1 from 0 to 1, a perplexity
     from 1, or a Brier score from 0 to 2."""
