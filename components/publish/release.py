@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from pydantic import ValidationError
+
 from components.contracts.releases import (
     Approval,
     BaseModelLine,
@@ -12,7 +14,7 @@ from components.contracts.releases import (
     OpeningId,
 )
 from components.contracts.summaries import PrepareSummary, PublishSummary
-from components.errors import Corrupt
+from components.errors import Corrupt, UserError
 from components.runtime.campaign import Campaign
 from components.runtime.context import Context
 from components.runtime.ledger import model_files, weights_digest
@@ -80,11 +82,25 @@ def line_of(
 
 
 def opening_of(receipt: Receipt) -> OpeningId:
-    """Return the opening of the prompts that a publish receipt was decided by."""
+    """Return the opening of the prompts that a publish receipt was decided by.
+
+    Raises:
+        UserError: Another version of Ratchet stored it, in a form that this one refuses.
+        Corrupt: There is none.
+    """
     match receipt.config.get("opening"):
         case [dict() as opening_id, dict() as opening]:
-            Opening.model_validate(opening)
-            return OpeningId.model_validate(opening_id)
+            try:
+                Opening.model_validate(opening)
+                return OpeningId.model_validate(opening_id)
+            except ValidationError as error:
+                problem = error.errors(include_url=False)[0]
+                field = ".".join(map(str, problem["loc"]))
+                # A receipt is checked as it is read, so only the form differs.
+                raise UserError(
+                    f"{receipt.ref}: the opening of its prompts was stored by another version of "
+                    f"Ratchet ({field}: {problem['msg']}); use that version, or publish in a new run"
+                ) from None
     raise Corrupt(f"{receipt.ref}: a release without an opening of its prompts")
 
 

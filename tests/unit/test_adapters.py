@@ -363,6 +363,29 @@ def test_a_folder_whose_files_disagree_is_corrupt(tmp_path: Path) -> None:
         attach(made("llama"), SMALL, saved)
 
 
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"version": 2}, "version: Extra inputs are not permitted"),
+        ({"adapted": ["q_proj"]}, "adapted: Input should be"),
+        ({"unfrozen": None}, "unfrozen: Input should be"),
+        ({"structure": {"rank": 0}}, "structure.rank: Input should be greater than"),
+        ({"structure": {"alpha": 16}}, "structure.alpha: "),
+        ({"structure": "lora"}, "structure: Input should be"),
+    ],
+)
+def test_an_adapter_of_another_version_is_told_in_one_line(
+    tmp_path: Path, changes: dict[str, Any], refusal: str
+) -> None:
+    saved, _ = adapter(tmp_path, "llama")
+    path = saved / "structure.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    words = rf"adapter: .* another version of Ratchet \({refusal}"
+    with pytest.raises(UserError, match=words) as refused:
+        attach(made("llama"), SMALL, saved)
+    assert "\n" not in str(refused.value)
+
+
 def test_the_first_structure_lies_within_its_bounds() -> None:
     with pytest.raises(ValueError, match="raise max_rank"):
         LoraSection(rank=128)

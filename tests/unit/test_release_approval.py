@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from pydantic import JsonValue
 
 from components.cli.releases import approve_run
 from components.cli.verify import check_releases, check_run
 from components.contracts.summaries import PublishSummary
 from components.errors import Corrupt, UserError
 from components.publish.approval import approve
+from components.publish.release import opening_of
 from components.publish.step import PublishInputs, outcome_of, run
 from components.report.runs import load_run
 from components.runtime import ledger
@@ -22,6 +25,7 @@ from components.runtime.receipts import (
     read_summary,
 )
 from components.storage import keys
+from tests.unit.crafted import store
 from tests.unit.measuring import model
 from tests.unit.releasing import (
     NAME,
@@ -151,3 +155,47 @@ def test_nothing_else_can_be_approved(context: Context) -> None:
         approve_run(context, RUN)
     with pytest.raises(UserError, match="knows no run 'never'"):
         approve_run(context, "never")
+
+
+OPENING_ID: dict[str, JsonValue] = {"prompts": "0" * 64, "number": 1}
+
+
+@pytest.mark.parametrize(
+    ("opening_id", "opening", "refusal"),
+    [
+        (OPENING_ID, {"schema_version": 0}, "schema_version: Input should be 1"),
+        (OPENING_ID, {"share": 0.05}, "share: Extra inputs are not permitted"),
+        (OPENING_ID, {"level": "all"}, "level: Input should be a valid number"),
+        (OPENING_ID, {"alpha": None}, "alpha: Input should be a valid number"),
+        ({"prompts": "0" * 64}, {}, "number: Field required"),
+        ({**OPENING_ID, "model": "m"}, {}, "model: Extra inputs"),
+    ],
+)
+def test_an_opening_of_another_version_is_told_in_one_line(
+    context: Context,
+    opening_id: dict[str, JsonValue],
+    opening: dict[str, JsonValue],
+    refusal: str,
+) -> None:
+    base, champion = model(context, 0), model(context, 1)
+    start = campaign(context, base, taught_by(context, [champion]), **NEEDS_APPROVAL)
+    receipt = run(PublishInputs(state_of(context, start, champion)), context)
+    whole_id, whole = receipt.config["opening"]
+    assert opening_of(receipt).model_dump(mode="json") == whole_id
+    changed_id = whole_id if opening_id is OPENING_ID else opening_id
+    config = {"opening": [changed_id, {**whole, **opening}]}
+    older = store(context, "publish", {}, {"name": NAME}, config=config)
+    words = rf"{older.ref}: the opening .* another version of Ratchet \({refusal}"
+    with pytest.raises(UserError, match=words) as refused:
+        opening_of(older)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("opening", [None, [], [OPENING_ID], {"number": 1}, "none"])
+def test_a_release_without_an_opening_is_damaged(
+    context: Context, opening: JsonValue
+) -> None:
+    config = {"opening": opening}
+    receipt = store(context, "publish", {}, {"name": NAME}, config=config)
+    with pytest.raises(Corrupt, match=re.escape(f"{receipt.ref}: a release without")):
+        opening_of(receipt)

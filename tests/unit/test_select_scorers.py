@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,73 @@ def test_a_function_that_returns_no_bool_accepts_nothing_by_mistake(
         UserError, match=f"returned {type(returned).__name__}, not a bool"
     ):
         select(answers(ask("even?", "?"), "2"), section)
+
+
+class Mute(Exception):
+    """An exception whose own text raises."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("two\nlines"), "ValueError: two lines"),
+        (KeyError("answer"), "KeyError: 'answer'"),
+        (AssertionError(), "AssertionError"),
+        (SystemExit(0), "SystemExit: 0"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "UnicodeDecodeError: "),
+        (UserError("my own"), "UserError: my own"),
+        (ExceptionGroup("several", [ValueError("one")]), "ExceptionGroup: several"),
+        (RecursionError("too deep"), "RecursionError: too deep"),
+        (MemoryError(), "MemoryError"),
+        (Mute(), "Mute: <exception str() failed>"),
+    ],
+)
+def test_a_function_that_raises_is_told_in_one_line_with_its_sample(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, words: str
+) -> None:
+    def refuse(prompt: str, answer: str, reference: dict[str, Any]) -> bool:
+        if answer == "3":
+            raise error
+        return True
+
+    monkeypatch.setattr(f"{__name__}.refuses_odd", refuse)
+    section = LABEL_FREE.model_copy(
+        update={"verifier_function": f"{__name__}.refuses_odd"}
+    )
+    with pytest.raises(UserError) as told:
+        select(answers(ask("even?", "?"), "2", "3"), section)
+    message = str(told.value)
+    assert f"{__name__}.refuses_odd raised " in message
+    assert words in message
+    assert "(test_select_scorers.py line " in message
+    assert "asked about sample 1 of prompt " in message
+    assert "'even?'" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("x = 1\ny = 1 / 0\n", "ZeroDivisionError: division by zero .*line 2"),
+        ("def check(:\n", "SyntaxError: "),
+        ("raise SystemExit(3)\n", "SystemExit: 3 .*line 1"),
+        ("open('no/such/file')\n", "FileNotFoundError: .*line 1"),
+        ("import json\njson.loads('{')\n", "JSONDecodeError: .*line 2"),
+    ],
+)
+def test_a_module_that_cannot_be_loaded_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, words: str
+) -> None:
+    (tmp_path / "broken_checks.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_checks", raising=False)
+    section = LABEL_FREE.model_copy(update={"verifier_function": "broken_checks.check"})
+    with pytest.raises(UserError, match=f"cannot be loaded: .*{words}") as told:
+        select([], section)
+    assert "\n" not in str(told.value)
 
 
 def test_bools_of_numpy_count_as_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:

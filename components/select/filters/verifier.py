@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from components.contracts.rows import Dropped
-from components.errors import UserError
+from components.errors import UserError, one_line
 from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import (
     Block,
@@ -21,6 +23,9 @@ from components.select.scored_samples import (
 )
 from components.verifiers import Room, Verdict, verdicts_of
 
+_SHOWN_CHARACTERS = 80
+_NOT_THE_USERS = ("<", importlib.__file__, str(Path(__file__).resolve().parents[2]))
+"""Beginnings of the files of Python's import system, and of ours."""
 Verdicts = dict[tuple[str, str], Verdict]
 """(prompt id, answer) → verdict."""
 VerifierFunction = Callable[[str, str, dict[str, Any]], bool]
@@ -57,8 +62,8 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
 def by_function(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers which the recipe's `verifier_function` refuses.
 
-    None if the recipe names no function. Raises UserError if the function cannot be imported, or
-    returns no bool.
+    None if the recipe names no function. Raises UserError if the function cannot be imported,
+    raises, or returns no bool.
     """
     name = settings.section.verifier_function
     if not name:
@@ -69,7 +74,14 @@ def by_function(settings: FilterSettings, remaining: Remaining) -> Filter | None
     def refusal(scored: ScoredSample) -> str:
         # A copy: the function is not ours, and the prompt is used again.
         reference = dict(scored.prompt.reference)
-        accepted = function(scored.prompt.text, scored.text, reference)
+        try:
+            accepted = function(scored.prompt.text, scored.text, reference)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 — a user's function may raise anything.
+            raise UserError(
+                f"select.verifier_function {name} raised {_problem(error)}; asked about sample "
+                f"{scored.sample.index} of prompt {scored.prompt.id}, "
+                f"{scored.prompt.text[:_SHOWN_CHARACTERS]!r}: mend it, or let it return False"
+            ) from None
         # NumPy's bools say what they are.
         accepted = accepted.item() if hasattr(accepted, "item") else accepted
         if not isinstance(accepted, bool):
@@ -107,14 +119,17 @@ def _verified(group: Block, verdicts: Verdicts) -> Outcome:
 
 
 def _imported(name: str) -> VerifierFunction:
-    """Return the function with a dotted name. Errors it raises later keep their traceback."""
+    """Return the function with a dotted name. Raise UserError if there is none."""
     module, _, attribute = name.rpartition(".")
-    # ImportError alone: what else a module raises as it is loaded is a bug of the user's code.
     try:
         function = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
         raise UserError(
             f"select.verifier_function {name}: {error}; install it where this step runs"
+        ) from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 — so may its module.
+        raise UserError(
+            f"select.verifier_function {name}: {module} cannot be loaded: {_problem(error)}"
         ) from None
     if not callable(function):
         raise UserError(
@@ -122,3 +137,18 @@ def _imported(name: str) -> VerifierFunction:
         )
     verifier_function: VerifierFunction = function
     return verifier_function
+
+
+def _problem(error: BaseException) -> str:
+    """Return an exception of the user's code in one line, with the line of the file we called."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_NOT_THE_USERS)
+    ]
+    # Not the last frame: that may be in a library.
+    lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
+    location = f" ({Path(frames[0].filename).name} line {lines[-1]})" if lines else ""
+    # It copes with an exception whose own text raises.
+    words = one_line("".join(traceback.format_exception_only(error)))
+    return f"{words}{location}"

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -307,9 +307,21 @@ def _names(parts: Parts) -> list[str]:
 def read_adapter(folder: Path) -> tuple[Parts, dict[str, Tensor]]:
     """Return the parts of a saved adapter, and its tensors under PEFT's names.
 
-    Raises Corrupt if the two disagree.
+    Raises:
+        UserError: Another version of Ratchet wrote the parts, in a form that this one refuses.
+        Corrupt: The two disagree.
     """
-    parts = Parts.model_validate_json((folder / "structure.json").read_bytes())
+    try:
+        parts = Parts.model_validate_json((folder / "structure.json").read_bytes())
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        field = ".".join(map(str, problem["loc"]))
+        # Its bytes are those that its receipt names, so only the form differs.
+        raise UserError(
+            "adapter: its structure.json was written by another version of Ratchet "
+            f"({field}: {problem['msg']}); use that version, or begin a new run without "
+            "resume_from"
+        ) from None
     tensors = load_file(folder / "adapter_model.safetensors")
     differing = tensors.keys() ^ {PREFIX + name for name in _names(parts)}
     if differing:
