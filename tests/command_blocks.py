@@ -22,7 +22,15 @@ PATTERNS = (
     "manifests/**/*.md",
     ".github/**/*.md",
 )
-PAGES = sorted({path for pattern in PATTERNS for path in ROOT.glob(pattern)})
+PAGES = sorted(
+    {
+        path
+        for pattern in PATTERNS
+        for path in ROOT.glob(pattern)
+        # Pages of the linters' packages, where these are installed.
+        if "node_modules" not in path.parts
+    }
+)
 SHELLS = ("bash", "sh")
 PRINTED = "PRINTED"
 """What a recorded command prints, for those that use its output."""
