@@ -36,6 +36,7 @@ from components.storage.folder import local_errors, make_folder
 
 if TYPE_CHECKING:
     from components.cli.cluster.kfp_api import Pipelines
+    from components.cli.cluster.run_verdict import KnownVerdict
     from components.cli.cluster.submit import Started, Submission
     from components.cli.cluster.wait import Waiting
     from components.cli.json_documents import Json
@@ -168,6 +169,13 @@ def submit(
             help="Append run=, promoted=, model= and verdict= for the next jobs of a CI system.",
         ),
     ] = None,
+    require_release: Annotated[
+        bool,
+        typer.Option(
+            "--require-release",
+            help="With --wait: end with 5 where the run succeeded and released no model.",
+        ),
+    ] = False,
     ui: Annotated[
         str,
         typer.Option(
@@ -180,13 +188,23 @@ def submit(
     """Begin a run on a cluster, or join the one of the same name and commit.
 
     Exit status with --wait: 0 succeeded, 1 failed, 2 time is up or wrong usage, 3 cancelled, 4 the
-    API did not answer.
+    API did not answer. With --require-release 0 means that a model was released; 5 none was, 6 it
+    could not be read.
     """
     from components.cli.cluster.run_package import load_package, warnings
+    from components.cli.cluster.run_verdict import read_verdict
     from components.cli.cluster.submit import as_document, start
-    from components.cli.cluster.summary import outputs, summary_page, verdict_of
+    from components.cli.cluster.summary import (
+        outputs,
+        summary_page,
+        verdict_document,
+    )
     from components.cli.cluster.wait import EXIT_CODES, Waiting
 
+    if require_release and not wait:
+        raise UserError(
+            "--require-release needs --wait: only a run that has ended has a verdict"
+        )
     package, default_name = load_package(
         builder_of(command), options, _is_ready(options)
     )
@@ -220,16 +238,21 @@ def submit(
         # A run that goes on is a success of `submit`; one that ended badly before is none.
         status = EXIT_CODES.get(started.state, 0)
     _print_end(started, status)
+    document = as_document(started, submission)
     has_ended = wait and started.state in EXIT_CODES
-    verdict = verdict_of(submission, started, os.environ) if has_ended else {}
-    if verdict:
-        print_note(" ".join(filter(None, (verdict["verdict"], verdict["model"]))))
-    # Appended: the page of a CI job also has what its other steps wrote.
-    if summary is not None:
-        _append(summary, summary_page(submission, started, os.environ))
-    if outputs_file is not None:
-        _append(outputs_file, outputs(submission, started, os.environ))
-    document = {**as_document(started, submission), **verdict, "exit_code": status}
+    if has_ended or summary is not None or outputs_file is not None:
+        known = read_verdict(pipelines, submission, started, os.environ)
+        # Appended: the page of a CI job also has what its other steps wrote.
+        if summary is not None:
+            _append(summary, summary_page(submission, started, known))
+        if outputs_file is not None:
+            _append(outputs_file, outputs(started, known))
+        if has_ended:
+            _print_verdict(started, known)
+            document |= verdict_document(started, known)
+        if require_release and status == 0:
+            status = _status_by_release(known)
+    document["exit_code"] = status
     print_result(document, options.as_json, f"{started.state} {started.run_id}")
     raise typer.Exit(status)
 
@@ -276,6 +299,24 @@ def _print_end(started: Started, status: int) -> None:
         )
     if status == TIME_IS_UP:
         print_note(f"the time is up; the run goes on: {started.url}")
+
+
+def _print_verdict(started: Started, known: KnownVerdict) -> None:
+    from components.cli.cluster.summary import verdict_lines, verdict_of
+
+    if known.verdict is not None:
+        for line in verdict_lines(known.verdict):
+            print_note(line)
+    verdict = verdict_of(started, known)
+    print_note(" ".join(filter(None, (verdict["verdict"], verdict["model"]))))
+
+
+def _status_by_release(known: KnownVerdict) -> int:
+    from components.cli.cluster.wait import NOT_KNOWN, NOTHING_RELEASED
+
+    if known.verdict is None:
+        return NOT_KNOWN
+    return 0 if known.verdict.promoted else NOTHING_RELEASED
 
 
 def schedule(

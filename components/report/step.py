@@ -11,6 +11,7 @@ from components.report.page import EXAMPLES_PER_ROUND, build_page
 from components.report.run_metrics import run_gauges
 from components.report.runs import load_run, run_id_of_job
 from components.report.summary import RunSummary, summary_of
+from components.report.verdict import say_verdict, verdict_of_run
 from components.report.views import RunView
 from components.report.words import cut
 from components.runtime.context import Context
@@ -32,7 +33,7 @@ def run(inputs: ReportInputs, context: Context) -> tuple[str, RunSummary]:
     """Write `runs/<run_id>/report.html` and `summary.json` and return both.
 
     If the job did not get far enough to name its run, the page says what is known and nothing is
-    stored.
+    stored. The log of a job's report ends with its verdict (`RunVerdict`).
 
     Raises:
         UserError: The store cannot be used.
@@ -49,6 +50,7 @@ def run(inputs: ReportInputs, context: Context) -> tuple[str, RunSummary]:
             " It did not get far enough to say which run it carries out; "
             "the log of prepare says why."
         )
+        _say_verdict(view, inputs, context)
         return build_page(view, note.strip()), summary_of(view)
     view = load_run(context, run_id, examples=EXAMPLES_PER_ROUND)
     if not view.tasks:
@@ -67,7 +69,15 @@ def run(inputs: ReportInputs, context: Context) -> tuple[str, RunSummary]:
     )
     campaign, _, _ = run_id.rpartition("-")
     export_metrics(context, campaign, run_id, "report", lambda: run_gauges(view))
+    _say_verdict(view, inputs, context)
     return html, summary
+
+
+def _say_verdict(view: RunView, inputs: ReportInputs, context: Context) -> None:
+    """Write the verdict to the log, where `submit` reads it without the store."""
+    # A report by hand belongs to no job whose log anybody reads.
+    if inputs.job_id:
+        say_verdict(verdict_of_run(view, inputs.job_id), context.progress)
 
 
 def _failure(view: RunView) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from components.contracts.recipe import Recipe
 from components.contracts.releases import Line
 from components.contracts.rows import Dropped, TrainingRow
+from components.contracts.run_verdict import RunStatus
 from components.contracts.state import ModelRecord, RoundRecord, State
 from components.contracts.summaries import (
     EvaluateSummary,
@@ -205,7 +206,7 @@ class RunView:
         return measure_of(goal.metric).reaches(self.champion.score, goal.threshold)
 
     @property
-    def status(self) -> str:
+    def status(self) -> RunStatus:
         """`published`, `waiting for approval`, `not released` (ended, and the model is not better
         than what there is), `failed`, `unfinished` (running or stopped), or `unknown` (no trace)."""
         if self.failed:

@@ -63,6 +63,12 @@ class KfpApi(Served):
         """Message of the failed pod in the Workflow of a failed run; the API v2beta1 has none."""
         self.errors: list[str] = []
         """One is the message of each failed run, before `error` is."""
+        self.logs: dict[str, str] = {}
+        """Name of a pod that is there → log of its container `main`."""
+        self.archive: dict[str, str] | None = {}
+        """Node or name of a pod → log that Argo archived as it ended; None: it archives none."""
+        self.report_phase = "Succeeded"
+        """Phase of the exit task's pod in the Workflow of a run that has ended; empty: no pod."""
         self.health: Json = {"multi_user": True, "tag_name": "2.17.0"}
         self.tokens: set[str] = set()
         """Bearer tokens that are accepted; empty: all, and none."""
@@ -102,6 +108,13 @@ class KfpApi(Served):
         parts = urlsplit(target)
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         with self.lock:
+            path = unquote(parts.path)
+            # A handler of plain HTTP, beside the gRPC services that look at the token. In a
+            # cluster of many users a gateway stands before all.
+            if match := re.fullmatch(
+                r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", path
+            ):
+                return self._log(match[1], match[2])
             token = str(headers.get("Authorization", "")).removeprefix("Bearer ")
             if self.tokens and token not in self.tokens:
                 return problem(
@@ -111,12 +124,10 @@ class KfpApi(Served):
                 return problem(
                     403, 7, "User 'ci' is not authorized with reason: no role binding"
                 )
-            if match := re.fullmatch(
-                r"/apis/v1beta1/runs/([^/]+)", unquote(parts.path)
-            ):
+            if match := re.fullmatch(r"/apis/v1beta1/runs/([^/]+)", path):
                 return self._workflow(match[1])
-            path = unquote(parts.path).removeprefix("/apis/v2beta1/")
-            if path == parts.path:
+            path = path.removeprefix("/apis/v2beta1/")
+            if path.startswith("/"):
                 return 404, b"404 page not found\n"
             return self._route(method, path, query, body, headers)
 
@@ -169,9 +180,37 @@ class KfpApi(Served):
         if run["state"] == "FAILED" and self.error:
             message = self.errors.pop(0) if self.errors else self.error
             nodes = failed_workflow("train-r1", message)
-        workflow = {"kind": "Workflow", "status": {"phase": "Failed", "nodes": nodes}}
+        if run["state"] in ("SUCCEEDED", "FAILED", "CANCELED") and self.report_phase:
+            nodes |= report_nodes(self.report_phase)
+        workflow = {
+            "kind": "Workflow",
+            "metadata": {"name": "wf"},
+            "status": {"phase": "Failed", "nodes": nodes},
+        }
         runtime = {"workflow_manifest": json.dumps(workflow)}
         return 200, {"run": {"id": run_id}, "pipeline_runtime": runtime}
+
+    def _log(self, run_id: str, node_id: str) -> Answer:
+        """As run_log_server.go answers: 200 is sent first, so a failure is a document behind it.
+
+        No token is looked at. The name is that of a pod; the archive knows the node's id too.
+        """
+        if run_id not in self.objects["runs"]:
+            return log_problem(run_id, "due to run fetching error: Run not found")
+        if node_id in self.logs:
+            return 200, self.logs[node_id].encode()
+        if self.archive is None:
+            reason = f'pods "{node_id}" not found'
+            return log_problem(run_id, f"from pod {node_id}: {reason}")
+        names = {node_id, node_id.replace("wf-system-container-impl-", "wf-")}
+        for name in names:
+            if name in self.archive:
+                return 200, archived(self.archive[name]).encode()
+        return log_problem(
+            run_id,
+            f"from archive {node_id} due to error fetching the log file: The specified key does "
+            "not exist.",
+        )
 
     def _create(self, kind: str, body: Json) -> Answer:
         name = body["display_name"]
@@ -295,6 +334,54 @@ def failed_workflow(step: str, message: str, phase: str = "Failed") -> dict[str,
         ),
         "wf-8": node("executor(0)", "Pod", phase, boundaryID="wf-5", message=message),
     }
+
+
+def report_nodes(phase: str) -> dict[str, Json]:
+    """Argo's nodes of the exit task, which runs as a hook of the DAG that it waits for."""
+
+    def node(node_id: str, name: str, kind: str, boundary: str) -> Json:
+        return {
+            "id": node_id,
+            "displayName": name,
+            "name": f"wf.{name}",
+            "templateName": "system-container-impl",
+            "type": kind,
+            "phase": phase,
+            "boundaryID": boundary,
+            "finishedAt": "2026-01-02T04:00:00Z",
+        }
+
+    return {
+        "wf-90": node("wf-90", "campaign.onExit", "DAG", "wf-1"),
+        "wf-91": node("wf-91", "report-driver", "Pod", "wf-90"),
+        "wf-92": node("wf-92", "report", "DAG", "wf-90"),
+        "wf-93": node("wf-93", "executor", "Retry", "wf-92"),
+        "wf-94": node("wf-94", "executor(0)", "Pod", "wf-92"),
+    }
+
+
+REPORT_POD = "wf-system-container-impl-94"
+"""Name of the pod of `report`."""
+REPORT_NODE = "wf-94"
+
+
+def archived(log: str) -> str:
+    """A log as archive/log.go copies it: of a line that is a JSON object, the field `log` alone."""
+    lines = []
+    for line in filter(None, log.split("\n")):
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            fields = None
+        lines.append(str(fields.get("log", "")) if isinstance(fields, dict) else line)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def log_problem(run_id: str, reason: str) -> Answer:
+    """What stands in the place of a log that cannot be read."""
+    message = f"BadRequestError: Failed to read logs for run {run_id} {reason}"
+    document = {"error_message": message, "error_details": message}
+    return 200, json.dumps(document, separators=(",", ":")).encode()
 
 
 def problem(status: int, code: int, message: str) -> Answer:

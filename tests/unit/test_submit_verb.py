@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from components.cli.cluster.run_verdict import KnownVerdict, verdict_from_store
 from components.cli.cluster.submit import Started, current_commit, plan_submission
 from components.cli.cluster.summary import outputs, summary_page, verdict_of
 from components.cli.cluster.tenancy import check_tenancy, version_problem
@@ -209,7 +210,9 @@ def test_the_summary_shows_the_verdict_of_every_round(
     started = Started(
         "run-1", "https://ui/#/runs/details/run-1", "SUCCEEDED", False, {}
     )
-    text = summary_page(mine, started, {})
+    store = context.store.root
+    known = KnownVerdict(verdict_from_store(store, "run-1", {}), "store")
+    text = summary_page(mine, started, known)
     assert "Target met" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[2] for row in rows] == [
@@ -222,8 +225,8 @@ def test_the_summary_shows_the_verdict_of_every_round(
     ]
     assert f"{context.store.root}/runs/{campaign.run_id}/report.html" in text
     # The same for the jobs after it: a line each, whatever a recipe or a model said.
-    lines = outputs(mine, started, {}).splitlines()
-    verdict = verdict_of(mine, started, {})
+    lines = outputs(started, known).splitlines()
+    verdict = verdict_of(started, known)
     assert lines[1:3] == [f"{name}={verdict[name]}" for name in ("promoted", "model")]
     assert verdict["verdict"].startswith("Target met")
     assert [line.partition("=")[0] for line in lines] == [
@@ -239,5 +242,7 @@ def test_the_summary_shows_the_verdict_of_every_round(
 
 def test_a_run_without_records_says_so(context: Context, package: Package) -> None:
     mine = plan_submission(package, {"store": context.store.root}, commit=COMMIT)
-    text = summary_page(mine, Started("run-1", "https://ui", "FAILED", False, {}), {})
+    started = Started("run-1", "https://ui", "FAILED", False, {})
+    known = KnownVerdict(verdict_from_store(context.store.root, "run-1", {}), "store")
+    text = summary_page(mine, started, known)
     assert "No step left a record in the store." in text

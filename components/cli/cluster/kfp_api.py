@@ -7,8 +7,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from components.cli.cluster.kfp_calls import Access, ApiCalls, ApiPatience, Gone, Method
+from components.cli.cluster.kfp_calls import (
+    MAX_MESSAGE_CHARACTERS,
+    Access,
+    ApiCalls,
+    ApiPatience,
+    Gone,
+    Method,
+    parse_json,
+)
 from components.cli.json_documents import Json, nested
+from components.errors import UserError, one_line
+
+MAX_LOG_BYTES = 1 << 20
+"""Of a longer log the end is read."""
+_LOG_ERROR_BEGIN = '{"error_message":'
 
 
 class Pipelines(ApiCalls):
@@ -134,6 +147,43 @@ class Pipelines(ApiCalls):
             "GET",
             {"run_id": run_id},
             header_params={"Accept": "application/json"},
+            auth_settings=["Bearer"],
+            _return_http_data_only=True,
+            **options,
+        )
+
+    def node_log(self, run_id: str, node_id: str) -> str:
+        """Return the log of a pod of a run, from the pod or from Kubeflow's archive.
+
+        Args:
+            run_id: The run.
+            node_id: Name of the pod or, for the archive, id of its node in the Workflow.
+
+        Raises:
+            UserError: There is none. The server says so with status 200 in a document at the end
+                of the log.
+            Gone: There is no such run.
+        """
+        body = self.call_for_bytes(
+            f"read the log of {node_id}", self._get_node_log, run_id, node_id
+        )
+        log = body[-MAX_LOG_BYTES:].decode(errors="replace")
+        # What stands before it is a part of the log; the document follows without a line's end.
+        _, begin, details = log.rpartition(_LOG_ERROR_BEGIN)
+        error = parse_json(begin + details) if begin else None
+        if isinstance(error, dict):
+            message = one_line(error["error_message"], MAX_MESSAGE_CHARACTERS)
+            raise UserError(f"no log of {node_id}: {message}")
+        return log
+
+    def _get_node_log(self, run_id: str, node_id: str, **options: Any) -> Any:
+        # No API of the newer versions has logs. The UI's own server has an endpoint for them and
+        # one for artifacts, but asks for a cookie or sits at another address than this API.
+        return self.client.call_api(
+            "/apis/v1alpha1/runs/{run_id}/nodes/{node_id}/log",
+            "GET",
+            {"run_id": run_id, "node_id": node_id},
+            header_params={"Accept": "text/plain"},
             auth_settings=["Bearer"],
             _return_http_data_only=True,
             **options,

@@ -232,7 +232,28 @@ class ApiCalls:
         creates: bool = False,
         **options: object,
     ) -> Json:
-        """Return the JSON of an answer, after as many tries as the patience allows.
+        """Return the JSON of an answer. Takes arguments and raises as `call_for_bytes` does."""
+        body = self.call_for_bytes(
+            action, method, *arguments, creates=creates, **options
+        )
+        document = parse_json(body or b"{}")
+        if not isinstance(document, dict):
+            raise UserError(
+                f"{self.access.endpoint} answers with a page, not as the API of Kubeflow Pipelines "
+                "does: the address is wrong, or a login stands before it "
+                f"({self._token_cure()})"
+            )
+        return document
+
+    def call_for_bytes(
+        self,
+        action: str,
+        method: Method,
+        *arguments: object,
+        creates: bool = False,
+        **options: object,
+    ) -> bytes:
+        """Return the body of an answer, after as many tries as the patience allows.
 
         Args:
             action: The call in words, for errors: "list runs".
@@ -290,8 +311,8 @@ class ApiCalls:
 
     def _try(
         self, action: str, method: Method, arguments: tuple[object, ...], options: Json
-    ) -> Json | Failure:
-        """Return the answer of one call, or a failure that may pass. Raises as `call` does."""
+    ) -> bytes | Failure:
+        """Return the body of one answer, or a failure that may pass. Raises as `call` does."""
         from kfp_server_api.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -302,7 +323,7 @@ class ApiCalls:
                 *arguments, **options, _preload_content=False, _request_timeout=limits
             )
             # Reads the body: the connection may break within it.
-            body = response.data
+            return bytes(response.data)
         except ApiException as error:
             status = int(error.status or NO_ANSWER)
             # A certificate that is not trusted does not become trusted by waiting.
@@ -315,14 +336,6 @@ class ApiCalls:
         except (HTTPError, OSError) as error:
             reason = one_line(str(error), MAX_MESSAGE_CHARACTERS)
             return Failure(NO_ANSWER, f"{type(error).__name__}: {reason}")
-        document = _parse_json(body or b"{}")
-        if not isinstance(document, dict):
-            raise UserError(
-                f"{self.access.endpoint} answers with a page, not as the API of Kubeflow Pipelines "
-                "does: the address is wrong, or a login stands before it "
-                f"({self._token_cure()})"
-            )
-        return document
 
     def _refusal(self, action: str, status: int, message: str) -> Exception:
         endpoint = self.access.endpoint
@@ -354,7 +367,7 @@ class ApiCalls:
         return UserError(f"{endpoint} refuses to {action}{scope}: {message}")
 
 
-def _parse_json(text: str | bytes) -> object:
+def parse_json(text: str | bytes) -> object:
     """Return the value of a JSON text; None for any other text."""
     try:
         return json.loads(text)
@@ -368,7 +381,7 @@ def _message(error: ApiException) -> str:
     text = str(body)
     if isinstance(body, bytes):
         text = body.decode("utf-8", errors="replace")
-    document = _parse_json(text)
+    document = parse_json(text)
     message = None
     if isinstance(document, dict):
         message = document.get("message") or document.get("error")

@@ -57,13 +57,8 @@ def failed_steps(workflow: Json) -> tuple[StepFailure, ...]:
     Args:
         workflow: The Workflow with its status; large ones have their nodes compressed.
     """
-    nodes = _nodes(workflow)
-    pods_by_step: dict[str, list[Json]] = {}
-    for node in nodes.values():
-        if node.get("type") == "Pod":
-            pods_by_step.setdefault(_step_of(node, nodes), []).append(node)
     failures = []
-    for step, pods in sorted(pods_by_step.items()):
+    for step, pods in sorted(pods_by_step(workflow).items()):
         if any(pod.get("phase") == "Succeeded" for pod in pods):
             continue
         bad_pods = [pod for pod in pods if pod.get("phase") in _ENDED_BADLY]
@@ -75,6 +70,16 @@ def failed_steps(workflow: Json) -> tuple[StepFailure, ...]:
             )
             failures.append(StepFailure(step, message[:_MESSAGE_CHARACTERS], may_pass))
     return tuple(failures)
+
+
+def pods_by_step(workflow: Json) -> dict[str, list[Json]]:
+    """Return the nodes of a Workflow that are pods, by the name of their step in the pipeline."""
+    nodes = _nodes(workflow)
+    pods: dict[str, list[Json]] = {}
+    for node in nodes.values():
+        if node.get("type") == "Pod":
+            pods.setdefault(_step_of(node, nodes), []).append(node)
+    return pods
 
 
 def explained_by_store(

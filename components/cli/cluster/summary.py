@@ -3,135 +3,140 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 
+from components.cli.cluster.run_verdict import KnownVerdict
 from components.cli.cluster.submit import Started, Submission, failure_lines
-from components.contracts.state import ModelRecord, RoundRecord
-from components.errors import RatchetError, one_line
+from components.cli.json_documents import Json
+from components.contracts.run_verdict import RoundLine, RunVerdict, ScoreLine
+from components.errors import one_line
 from components.measures import measure_of
-from components.report.runs import load_run, run_id_of_job
-from components.report.views import RunView
-from components.report.words import headline
-from components.runtime.context import make_context
-from components.storage import keys
 
 _MAX_CHARACTERS = 300
 _MARKDOWN = re.compile(r"[\\|`*_\[\]<>]")
+_SOURCES = {
+    "log": "Read from the log of the step `report`.",
+    "store": "Read from the store.",
+}
 
 
-def summary_page(
-    submission: Submission, started: Started, environment: Mapping[str, str]
-) -> str:
-    """Return a page with the run's state, failures and, from the store, its rounds.
-
-    Where the store cannot be read, the page says so and has what Kubeflow knows.
-    """
+def summary_page(submission: Submission, started: Started, known: KnownVerdict) -> str:
+    """Return a page with the run's state, failures and, where its verdict is known, its rounds."""
     lines = [
         f"## {_escape(submission.name)}",
         "",
         f"Kubeflow run [{started.run_id}]({started.url}): {started.state}",
     ]
     lines += [f"- {_escape(line)}" for line in failure_lines(started)]
-    store = str(submission.parameters.get("store", ""))
-    try:
-        lines += _verdict(store, started.run_id, environment)
-    except RatchetError as error:
-        lines += [
-            "",
-            f"The verdict could not be read from the store: {_escape(str(error))}",
-        ]
+    if known.problem:
+        lines += ["", f"The verdict {_escape(known.problem, 3 * _MAX_CHARACTERS)}"]
+    elif known.verdict is None:
+        lines += ["", "No step left a record in the store."]
+    else:
+        lines += [*_rounds(known.verdict), "", _SOURCES[known.source]]
     return "\n".join([*lines, ""])
 
 
-def outputs(
-    submission: Submission, started: Started, environment: Mapping[str, str]
-) -> str:
+def outputs(started: Started, known: KnownVerdict) -> str:
     """Return lines `name=value` for the jobs after this one, as GitHub and GitLab read them.
 
     `promoted` is true if the run released a model, `model` is its URI, and `verdict` a sentence.
-    Where the store cannot be read, `promoted` is empty.
+    Where the verdict is not known, `promoted` is empty.
     """
-    values = {"run": started.run_id, **verdict_of(submission, started, environment)}
+    values = {"run": started.run_id, **verdict_of(started, known)}
     lines = [
         f"{name}={one_line(value, _MAX_CHARACTERS)}" for name, value in values.items()
     ]
     return "\n".join([*lines, ""])
 
 
-def verdict_of(
-    submission: Submission, started: Started, environment: Mapping[str, str]
-) -> dict[str, str]:
+def verdict_of(started: Started, known: KnownVerdict) -> dict[str, str]:
     """Return `promoted` (true, false, or empty if it is not known), `model` and `verdict`."""
-    store = str(submission.parameters.get("store", ""))
-    try:
-        view = _view(store, started.run_id, environment)
-    except RatchetError as error:
-        return _unknown(f"could not be read from the store: {error}")
-    if view is None:
-        return _unknown(started.state)
-    published = view.published
+    verdict = known.verdict
+    if verdict is None:
+        sentence = known.problem or started.state
+        return {"promoted": "", "model": "", "verdict": sentence}
     return {
-        "promoted": str(published is not None).lower(),
-        "model": f"{view.store}/{published.prefix}" if published is not None else "",
-        "verdict": headline(view),
+        "promoted": str(verdict.promoted).lower(),
+        "model": one_line(verdict.model, None),
+        "verdict": one_line(verdict.verdict, None),
     }
 
 
-def _unknown(verdict: str) -> dict[str, str]:
-    return {"promoted": "", "model": "", "verdict": verdict}
+def verdict_document(started: Started, known: KnownVerdict) -> Json:
+    """Return what `--json` has of a verdict: all of it, as far as it is known."""
+    document: Json = dict(verdict_of(started, known))
+    document["verdict_from"] = known.source
+    if known.verdict is not None:
+        details = {"metric", "base", "rounds", "rounds_left_out", "reason", "status"}
+        details |= {"target_met", "champion_round"}
+        document |= known.verdict.model_dump(mode="json", include=details)
+    return document
 
 
-def _verdict(store: str, job_id: str, environment: Mapping[str, str]) -> list[str]:
-    view = _view(store, job_id, environment)
-    return (
-        ["", "No step left a record in the store."] if view is None else _rounds(view)
-    )
+def verdict_lines(verdict: RunVerdict) -> list[str]:
+    """Return a line for the base and each round, for a terminal."""
+    lines = []
+    if verdict.base is not None:
+        lines.append(f"base: {_score(verdict, verdict.base)}")
+    for line in verdict.rounds:
+        reason = one_line(line.reason, _MAX_CHARACTERS)
+        lines.append(
+            f"round {line.round}: {_score(verdict, line)}, {line.verdict}: {reason}"
+        )
+    return lines
 
 
-def _view(store: str, job_id: str, environment: Mapping[str, str]) -> RunView | None:
-    """Return what the store has of a job's run; None if no step has left a record."""
-    context = make_context(store, environment)
-    # Look-ups below take an unreadable store for an empty one; this request raises the reason.
-    context.store.size(keys.job_key(job_id))
-    run_id = run_id_of_job(context, job_id)
-    return None if run_id is None else load_run(context, run_id)
-
-
-def _rounds(view: RunView) -> list[str]:
-    lines = ["", f"**{_escape(headline(view))}**"]
+def _rounds(verdict: RunVerdict) -> list[str]:
+    lines = ["", f"**{_escape(verdict.verdict, None)}**"]
     # There is no state before `prepare` has ended, and no history before the first `decide`.
-    if view.state is not None and view.state.history:
-        metric = view.state.history[0].metric
-        lines += ["", f"| round | {metric} | verdict | why |", "|---|---|---|---|"]
-        if view.state.base is not None:
-            lines.append(f"| base | {_score(view.state.base)} | first champion | |")
-        lines += [_row(record) for record in view.state.history]
-    if view.published is not None:
-        prefix = _escape(view.published.prefix)
-        lines += ["", f"Published: `{view.store}/{prefix}`"]
-    if view.waits_for_approval:
-        command = f"approve {view.run_id} --store {view.store}"
-        lines += ["", f"Waiting for approval: `{command}` releases it."]
-    return [*lines, "", f"Report: `{view.store}/runs/{view.run_id}/report.html`"]
+    if verdict.rounds:
+        lines += [
+            "",
+            f"| round | {verdict.metric} | verdict | why |",
+            "|---|---|---|---|",
+        ]
+        if verdict.base is not None:
+            base = _score(verdict, verdict.base)
+            lines.append(f"| base | {base} | first champion | |")
+        lines += [_row(verdict, line) for line in verdict.rounds]
+        if verdict.rounds_left_out:
+            lines.append(f"\nThe oldest {verdict.rounds_left_out} rounds are left out.")
+    if verdict.promoted:
+        lines += ["", f"Published: {_code(verdict.model)}"]
+    elif verdict.reason:
+        lines += ["", f"Why: {_escape(verdict.reason)}"]
+    if verdict.status == "waiting for approval":
+        command = f"approve {verdict.run_id} --store {verdict.store}"
+        lines += ["", f"Waiting for approval: {_code(command)} releases it."]
+    return [*lines, "", f"Report: {_code(verdict.report)}"]
 
 
-def _row(record: RoundRecord) -> str:
+def _row(verdict: RunVerdict, line: RoundLine) -> str:
     cells = [
-        str(record.round),
-        "no candidate" if record.weak else _score(record),
-        record.verdict,
-        _escape(record.why),
+        str(line.round),
+        _score(verdict, line),
+        line.verdict,
+        _escape(line.reason),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _score(record: ModelRecord) -> str:
-    measure = measure_of(record.metric)
-    low, high = (measure.text(bound) for bound in record.interval)
-    return f"{measure.text(record.score)} ({low} to {high})"
+def _score(verdict: RunVerdict, line: ScoreLine) -> str:
+    if line.score is None or verdict.metric is None:
+        return "no candidate"
+    text: Callable[[float], str] = measure_of(verdict.metric).text
+    if line.low is None or line.high is None:
+        return text(line.score)
+    return f"{text(line.score)} ({text(line.low)} to {text(line.high)})"
 
 
-def _escape(text: str) -> str:
+def _code(text: str) -> str:
+    """Return a text by others as code, which only a backtick could end."""
+    return f"`{one_line(text, None).replace('`', '')}`"
+
+
+def _escape(text: str, max_characters: int | None = _MAX_CHARACTERS) -> str:
     """Return a text by others that cannot end a table or begin Markdown of its own."""
-    line = one_line(text, _MAX_CHARACTERS)
+    line = one_line(text, max_characters)
     return _MARKDOWN.sub(r"\\\g<0>", line)

@@ -2,7 +2,8 @@
 
 Exit status of `submit --wait`: 0 the run succeeded, 1 failed, 2 the time is up (or wrong usage), 3
 cancelled, 4 the API did not answer. A goal that was not met is no failure of the run; its verdict
-is in the summary.
+is in the summary. With `--require-release`, for whoever wants a status for it: 5 the run succeeded
+and released nothing, 6 whether it did could not be read.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from components.retry import pauses
 EXIT_CODES = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, "CANCELED": 3}
 """State of a run that has ended → exit status."""
 TIME_IS_UP = 2
+NOTHING_RELEASED = 5
+"""With `--require-release`, of a run that succeeded; the next one likewise."""
+NOT_KNOWN = 6
 FIRST_POLL_SECONDS = 2.0
 LONGEST_POLL_SECONDS = 30.0
 
