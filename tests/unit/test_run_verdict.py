@@ -182,6 +182,9 @@ LOGS: dict[str, Callable[[str], str]] = {
     ),
     "long sentence": lambda line: line.replace("Target not met.", "A" * 2000),
     "unknown metric": lambda line: line.replace("accuracy", "kindness"),
+    "nested": lambda line: '{"a":' * 100_000,
+    "other JSON": lambda line: '{"log": 7, "message": "ratchet-verdict {}"}',
+    "login page": lambda line: "<html>Please log in</html>",
     "infinite": lambda line: line.replace("0.1", "1e999"),
 }
 

@@ -371,7 +371,8 @@ def parse_json(text: str | bytes) -> object:
     """Return the value of a JSON text; None for any other text."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
+        # Brackets by others may be nested without end.
         return None
 
 
