@@ -198,9 +198,11 @@ def gain_figures(
 
 
 def reflection(finished: Finished) -> Figures:
-    """Gain on test over the supervised start, and the errors of both."""
+    """Gain on test over the supervised start and the control, and the errors of both."""
     start_classes, end_classes = test_classes(finished, 0), test_classes(finished, None)
     records = finished.state.history
+    champion = finished.evaluation(finished.champion_round)
+    over_control, p_value = compare(finished.context, control(finished), champion)
     return {
         **gain_figures(finished, start_bound="≤ 0.80", bag_of_words_bound="≥ 0"),
         "start_macro_f1": (start_classes[0], "share", "measured"),
@@ -208,6 +210,8 @@ def reflection(finished: Finished) -> Figures:
         "start_mse": (start_classes[1] / NUM_CLASSES, "", "measured"),
         "end_mse": (end_classes[1] / NUM_CLASSES, "", "measured"),
         "changes": (num_changes(records), "changes", "measured"),
+        "gain_over_control_points": (over_control, "points", "measured"),
+        "p_value_over_control": (p_value, "", "measured"),
     }
 
 
