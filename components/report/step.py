@@ -77,7 +77,7 @@ def _say_verdict(view: RunView, inputs: ReportInputs, context: Context) -> None:
     """Write the verdict to the log, where `submit` reads it without the store."""
     # A report by hand belongs to no job whose log anybody reads.
     if inputs.job_id:
-        say_verdict(verdict_of_run(view, inputs.job_id), context.progress)
+        say_verdict(verdict_of_run(view, inputs.job_id), context)
 
 
 def _failure(view: RunView) -> str:

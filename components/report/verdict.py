@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
 
 from components.contracts.run_verdict import (
     MAX_ROUNDS,
@@ -21,8 +20,8 @@ from components.contracts.state import ModelRecord, RoundRecord
 from components.errors import one_line
 from components.report.views import RunView
 from components.report.words import headline
+from components.runtime.context import Context
 from components.runtime.log_lines import json_line
-from components.runtime.progress import Progress
 
 
 def verdict_of_run(view: RunView, job_id: str) -> RunVerdict:
@@ -79,14 +78,15 @@ def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def say_verdict(verdict: RunVerdict, progress: Progress) -> None:
+def say_verdict(verdict: RunVerdict, context: Context) -> None:
     """Write the line of a verdict to the step's log, in its format.
 
     In JSON the message is the sentence, and the field `log` holds the line.
     """
+    progress = context.progress
     line = verdict_line(verdict)
     if progress.log_format == "json":
-        words = json_line(verdict.verdict, "INFO", progress.subject, time.time())
+        words = json_line(verdict.verdict, "INFO", progress.subject, context.clock())
         # Of an archived line that is a JSON object the API of Kubeflow Pipelines (2.17,
         # apiserver/archive/log.go) returns the field of this name alone.
         line = json.dumps({**json.loads(words), "log": line}, ensure_ascii=False)

@@ -25,6 +25,10 @@ def test_every_line_of_a_run_is_an_object_that_names_run_round_and_step(
     place = replace(tiny_place(tmp_path), extra={"RATCHET_LOG_FORMAT": "json"})
     done = place.run("--rounds", "1")
     lines = [json.loads(line) for line in log_of(tmp_path).splitlines()]
+    # The last line of the report has the verdict as well, in a field of its own.
+    (verdict,) = [line for line in lines if "log" in line]
+    assert verdict.pop("log").startswith("ratchet-verdict {")
+    assert verdict["step"] == "report"
     assert all(set(line) == KEYS for line in lines)
     rounds = defaultdict(set)
     for line in lines:
