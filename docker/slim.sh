@@ -6,7 +6,9 @@ packages=$1/opt/venv/lib/python3.11/site-packages
 
 # lm-eval names benchmarks by such words.
 find "$packages" -type d \( -name test -o -name tests \) -not -path "$packages/lm_eval/*" -prune -exec rm -r {} +
-for name in torch/include pyarrow/include numpy/_core/include; do rm -rf "${packages:?}/$name"; done
+for name in torch/include pyarrow/include numpy/_core/include lxml/includes; do rm -rf "${packages:?}/$name"; done
+# TensorBoard's page reads event files by this program; a step writes them alone.
+rm -rf "${packages:?}/tensorboard_data_server/bin"
 if [ -d "$packages/torch/bin" ]; then
     find "$packages/torch/bin" -type f -not -name torch_shm_manager -delete # without that one torch does not load
 fi
