@@ -1,4 +1,4 @@
-"""Style of the product code in four numbers, and the time of its tests: `python -m
+"""Style of the product code in four numbers, the README's length, and the time of its tests: `python -m
 tests.benchmarks.house`. Twenty minutes; with `--style`, the style alone, two seconds.
 
 `python -m tests.style_meter` prints all measures and says what each counts. The bounds are those of
@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.benchmarks.figures import record
 from tests.style_meter import measure, product_files
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "python -m tests.benchmarks.house"
 FIGURES = {
     "house.nodes_per_line": ("syntax nodes per code line", "nodes", "≤ 4.5"),
@@ -31,12 +32,11 @@ def timed(target: str) -> tuple[float, str]:
 
     The time counts whether or not all tests pass: the line says how many did not.
     """
-    root = Path(__file__).resolve().parents[2]
-    subprocess.run(["make", "setup"], cwd=root, check=True)
+    subprocess.run(["make", "setup"], cwd=ROOT, check=True)
     lines: list[str] = []
     began = time.monotonic()
     with subprocess.Popen(
-        ["make", target], cwd=root, stdout=subprocess.PIPE, text=True
+        ["make", target], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -60,6 +60,8 @@ def main() -> None:
         figure: (rates[name], unit, bound, "")
         for figure, (name, unit, bound) in FIGURES.items()
     }
+    num_lines = len((ROOT / "README.md").read_text(encoding="utf-8").splitlines())
+    values["readme.lines"] = num_lines, "lines", "≤ 250", ""
     if not options.style:
         seconds, summary = timed("quick")
         values["house.quick_seconds"] = seconds, "s", "≤ 90", summary
