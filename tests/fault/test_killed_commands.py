@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -71,30 +72,33 @@ def test_nothing_that_a_killed_command_started_goes_on(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    started: set[int] = set()
-    try:
+    with killed(process) as started:
         wait_until(lambda: len(descendants(process.pid)) >= num_processes, process)
-        started = descendants(process.pid)
+        started |= descendants(process.pid)
         if num_processes == 2:
             # So that the trial, which has a part already, comes to no end of its own.
             [trial] = [
                 pid for pid, parent in parents().items() if parent == process.pid
             ]
             os.kill(trial, signal.SIGSTOP)
+
+
+@contextmanager
+def killed(process: subprocess.Popen[bytes]) -> Iterator[set[int]]:
+    """Kill a process behind the block, and wait for the end of those that the block adds."""
+    started: set[int] = set()
+    try:
+        yield started
         process.kill()
         process.wait()
         wait_until(lambda: not started & parents().keys())
     finally:
         process.kill()
         process.wait()
-        kill_those_of(started)
-
-
-def kill_those_of(processes: set[int]) -> None:
-    """Kill what lives still, after a test that failed."""
-    for pid in processes & parents().keys():
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        # What lives still, after a test that failed.
+        for pid in started & parents().keys():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 PART = """
@@ -106,20 +110,12 @@ forked(lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
 def test_a_part_of_a_trial_has_no_end_of_its_own_to_wait_for() -> None:
     process = subprocess.Popen([sys.executable, "-c", PART], env=environment())
-    started: set[int] = set()
-    try:
+    with killed(process) as started:
         wait_until(
             lambda: any(state_of(pid) == "T" for pid in descendants(process.pid)),
             process,
         )
-        started = descendants(process.pid)
-        process.kill()
-        process.wait()
-        wait_until(lambda: not started & parents().keys())
-    finally:
-        process.kill()
-        process.wait()
-        kill_those_of(started)
+        started |= descendants(process.pid)
 
 
 def state_of(pid: int) -> str:

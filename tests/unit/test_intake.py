@@ -366,24 +366,3 @@ def test_bad_input_costs_one_line(
     assert not (tmp_path / "new").exists()
     missing = call(tmp_path / "none.jsonl", "-o", tmp_path / "new")
     assert missing.exit_code == 2
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        ("def redact(text) return text", "expected ':'"),
-        ("import no_such_module", "No module named 'no_such_module'"),
-        ("REDACT = 1", "has no function redact"),
-    ],
-)
-def test_a_function_of_ones_own_that_cannot_be_imported_costs_one_line(
-    tmp_path: Path, code: str, words: str
-) -> None:
-    (tmp_path / "mine.py").write_text(code + "\n")
-    path = log(tmp_path, asked("Why?", feedback="up"))
-    outcome = call(
-        path, "-o", tmp_path / "new", "--redact", f"{tmp_path / 'mine.py'}:redact"
-    )
-    assert outcome.exit_code == 2
-    assert words in " ".join(outcome.stderr.split())
-    assert not (tmp_path / "new").exists()

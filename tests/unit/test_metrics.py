@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import stat
@@ -21,13 +20,10 @@ from components.report.views import RunView
 from components.runtime.context import Context
 from tests.doubles.pushgateway import Pushgateway, parsed
 from tests.doubles.webhook import Manner, Webhook
+from tests.unit.exporting import GAUGE, PASSWORD, export
 
 ROOT = Path(__file__).resolve().parents[2]
-GAUGE = Gauge(
-    "ratchet_round", "Number of the round.", (Sample(3.0, {"step": "train"}),)
-)
 OTHER = Gauge("ratchet_run_tokens", "Tokens.", (Sample(5.0),))
-PASSWORD = "a-secret-that-no-log-may-show"
 NO_ADDRESS = "it is no address such as http://host:9091"
 
 
@@ -36,13 +32,6 @@ def gateway() -> Iterator[Pushgateway]:
     server = Pushgateway()
     yield server
     server.close()
-
-
-def export(
-    context: Context, source: str = "decide", *gauges: Gauge, **variables: str
-) -> None:
-    told = dataclasses.replace(context, environment=variables)
-    export_metrics(told, "demo", "demo-0123456789", source, lambda: gauges or (GAUGE,))
 
 
 def test_nothing_is_measured_or_written_without_a_variable(context: Context) -> None:

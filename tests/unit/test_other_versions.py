@@ -72,22 +72,27 @@ REFUSED_KEYS: list[tuple[str, object, str]] = [
 ]
 
 
+def refusal_of(context: Context, start: Receipt) -> str:
+    """The line that a campaign costs which cannot be loaded."""
+    with pytest.raises(UserError) as refused:
+        load_campaign(context, receipt_uri(context, start))
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
 @pytest.mark.parametrize(("key", "value", "words"), REFUSED_KEYS)
 def test_a_stored_recipe_that_is_refused_is_told_by_run_and_key(
     context: Context, key: str, value: object, words: str
 ) -> None:
     document = recipe_document()
     set_key(document, key, value)
-    start = started(context, document)
-    with pytest.raises(UserError) as refused:
-        load_campaign(context, receipt_uri(context, start))
-    message = str(refused.value)
+    message = refusal_of(context, started(context, document))
     assert message.startswith(
         f"run {RUN}: this version of Ratchet does not take its recipe"
     )
     assert words in message
     assert "begin a new run without resume_from" in message
-    assert "\n" not in message
 
 
 def drop(key: str) -> Change:
@@ -120,15 +125,12 @@ def test_a_stored_state_that_is_refused_is_told_by_receipt_and_key(
     context: Context, change: Change, words: str
 ) -> None:
     start = started(context, recipe_document(), change)
-    with pytest.raises(UserError) as refused:
-        load_campaign(context, receipt_uri(context, start))
-    message = str(refused.value)
+    message = refusal_of(context, start)
     assert message.startswith(
         f"{start.ref}: its state was stored by another version of Ratchet"
     )
     assert words in message
     assert "begin a new run" in message
-    assert "\n" not in message
 
 
 def verbs_over(start: Receipt, folder: Path) -> list[list[str]]:

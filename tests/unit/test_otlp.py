@@ -25,11 +25,10 @@ from components.runtime.attempts import Attempt
 from components.runtime.context import Context
 from components.storage.store import open_store
 from tests.doubles.collector import Collector, attributes_of
-from tests.unit.test_metrics import export
+from tests.unit.exporting import PASSWORD, export
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra otel")
 
-PASSWORD = "a-secret-that-no-log-may-show"
 RUN = "demo-0123456789"
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
