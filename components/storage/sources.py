@@ -16,13 +16,17 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from components.errors import Missing, UserError
-from components.storage.sources_hub import hf_file, hf_folder, hf_parts
+from components.storage.sources_hub import HubPath, hf_file, hf_folder
 from components.storage.store import open_store
 
 FOLDER_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".gguf")
 """Endings of the files fetched from a remote model folder: weights, configuration, tokenizer."""
 # No .bin, .pt or .py: pickles and modules run their author's code when they are loaded.
 
+# Models of old have no organisation; revisions of pull requests have slashes: refs/pr/1.
+_HF = re.compile(
+    r"(datasets/)?((?:[\w.-]+/)?[\w.-]+)@(refs/(?:pr|heads|convert)/[\w.-]+|[\w.-]+)((?:/[^/]+)*)"
+)
 _HUB_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?:@[\w.-]+)?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 """Beginning of a URI, also of one whose second slash was forgotten."""
@@ -50,7 +54,7 @@ def local_path(
         case "s3":
             return _s3_file(uri, environment, scratch)
         case _:
-            return hf_file(uri, address, environment)
+            return hf_file(uri, _hf_parts(uri, address), environment)
 
 
 def local_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
@@ -70,7 +74,8 @@ def local_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Pat
         case "s3":
             return _s3_folder(uri, environment, scratch)
         case _:
-            folder = hf_folder(uri, address, environment, FOLDER_SUFFIXES)
+            place = _hf_parts(uri, address)
+            folder = hf_folder(uri, place, environment, FOLDER_SUFFIXES)
             return _existing(uri, folder, folder=True)
 
 
@@ -150,7 +155,7 @@ def split_source(uri: str, environment: Mapping[str, str]) -> tuple[str, str]:
         )
     if scheme != "file":
         if scheme == "hf":
-            hf_parts(uri, address)
+            _hf_parts(uri, address)
         return scheme, address
     if separator:
         address = unquote(address)
@@ -158,6 +163,18 @@ def split_source(uri: str, environment: Mapping[str, str]) -> tuple[str, str]:
     if home and (address == "~" or address.startswith("~/")):
         address = home + address[1:]
     return scheme, address
+
+
+def _hf_parts(uri: str, address: str) -> HubPath:
+    """Return what an `hf://` URI names. Raises UserError if it is no such address."""
+    match = _HF.fullmatch(address)
+    if not match or ".." in match[4].split("/"):
+        raise UserError(
+            f"{uri}: use hf://[datasets/]org/name@revision[/path]; a run without a revision "
+            "cannot be repeated"
+        )
+    kind = "dataset" if match[1] else "model"
+    return HubPath(kind, match[2], match[3], match[4].removeprefix("/"))
 
 
 def _existing(uri: str, path: Path, *, folder: bool) -> Path:

@@ -5,12 +5,11 @@ huggingface_hub, which speaks HTTP by httpx2, is imported on first use only.
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from components.errors import Transient, UserError, first_line
 from components.retry import Backoff, Patience
@@ -23,27 +22,22 @@ HUB_PATIENCE = Patience(longest_pause_seconds=8.0, give_up_seconds=30.0)
 # A request that took too long or came too early, and one of too many.
 _PASSING_STATUSES = (408, 425, 429)
 
-# Models of old have no organisation; revisions of pull requests have slashes: refs/pr/1.
-_HF = re.compile(
-    r"(datasets/)?((?:[\w.-]+/)?[\w.-]+)@(refs/(?:pr|heads|convert)/[\w.-]+|[\w.-]+)((?:/[^/]+)*)"
-)
 
+class HubPath(NamedTuple):
+    """A file or folder of a hub."""
 
-def hf_parts(uri: str, address: str) -> tuple[str, str, str, str]:
-    """Return (repository type, name, revision, path inside), or raise UserError."""
-    match = _HF.fullmatch(address)
-    if not match or ".." in match[4].split("/"):
-        raise UserError(
-            f"{uri}: use hf://[datasets/]org/name@revision[/path]; a run without a revision "
-            "cannot be repeated"
-        )
-    kind = "dataset" if match[1] else "model"
-    return kind, match[2], match[3], match[4].removeprefix("/")
+    kind: str
+    """`model` or `dataset`."""
+    repository: str
+    """`org/name`; models of old have no organisation."""
+    revision: str
+    path: str
+    """Inside the repository; empty: all of it."""
 
 
 def hf_file(
     uri: str,
-    address: str,
+    place: HubPath,
     environment: Mapping[str, str],
     patience: Patience = HUB_PATIENCE,
 ) -> Path:
@@ -51,7 +45,7 @@ def hf_file(
 
     Args:
         uri: The whole URI, for messages.
-        address: What follows `hf://`.
+        place: What it names.
         environment: HF_ENDPOINT, HF_TOKEN and HF_HUB_CACHE.
         patience: How long to ask a hub that does not answer.
 
@@ -59,17 +53,18 @@ def hf_file(
         UserError: The hub has no such file, or refuses it.
         Transient: The hub cannot be reached, or fails, for now.
     """
-    kind, name, revision, file = hf_parts(uri, address)
-    if not file:
-        raise UserError(f"{uri}: name one file of the repository, …@{revision}/path")
+    if not place.path:
+        raise UserError(
+            f"{uri}: name one file of the repository, …@{place.revision}/path"
+        )
     import huggingface_hub
 
     def download() -> str:
         path: str = huggingface_hub.hf_hub_download(
-            name,
-            file,
-            repo_type=kind,
-            revision=revision,
+            place.repository,
+            place.path,
+            repo_type=place.kind,
+            revision=place.revision,
             token=environment.get("HF_TOKEN"),
             endpoint=environment.get("HF_ENDPOINT"),
             cache_dir=environment.get("HF_HUB_CACHE"),
@@ -81,7 +76,7 @@ def hf_file(
 
 def hf_folder(
     uri: str,
-    address: str,
+    place: HubPath,
     environment: Mapping[str, str],
     suffixes: tuple[str, ...],
     patience: Patience = HUB_PATIENCE,
@@ -90,16 +85,15 @@ def hf_folder(
 
     Arguments and errors are those of `hf_file`.
     """
-    kind, name, revision, inner = hf_parts(uri, address)
     import huggingface_hub
 
-    folder_pattern = f"{inner}/*" if inner else "*"
+    folder_pattern = f"{place.path}/*" if place.path else "*"
 
     def download() -> str:
         folder: str = huggingface_hub.snapshot_download(
-            name,
-            repo_type=kind,
-            revision=revision,
+            place.repository,
+            repo_type=place.kind,
+            revision=place.revision,
             allow_patterns=[f"{folder_pattern}{suffix}" for suffix in suffixes],
             token=environment.get("HF_TOKEN"),
             endpoint=environment.get("HF_ENDPOINT"),
@@ -107,7 +101,7 @@ def hf_folder(
         )
         return folder
 
-    return Path(_fetched(uri, download, patience)) / inner
+    return Path(_fetched(uri, download, patience)) / place.path
 
 
 def _fetched(uri: str, download: Callable[[], str], patience: Patience) -> str:

@@ -13,14 +13,14 @@ import pytest
 
 from components.errors import Transient, UserError
 from components.retry import Patience
-from components.storage.sources import FOLDER_SUFFIXES, local_folder, split_source
-from components.storage.sources_hub import hf_file, hf_folder
+from components.storage.sources import FOLDER_SUFFIXES, local_folder
+from components.storage.sources_hub import HubPath, hf_file, hf_folder
 from tests.doubles.hub import TOKEN, Hub
 from tests.doubles.network import Answering
 from tests.doubles.served import Served
 
-MODEL = "org/name@v1"
-URI = f"hf://{MODEL}"
+MODEL = HubPath("model", "org/name", "v1", "")
+URI = "hf://org/name@v1"
 ONCE = Patience(give_up_seconds=0.0)
 
 
@@ -72,9 +72,8 @@ def folder_from(endpoint: str, cache: Path, patience: Patience = ONCE) -> Path:
 
 
 def file_from(endpoint: str, cache: Path) -> Path:
-    return hf_file(
-        f"{URI}/rows.jsonl", f"{MODEL}/rows.jsonl", settings(endpoint, cache), ONCE
-    )
+    place = MODEL._replace(path="rows.jsonl")
+    return hf_file(f"{URI}/rows.jsonl", place, settings(endpoint, cache), ONCE)
 
 
 class Repository(Served):
@@ -130,7 +129,7 @@ def test_what_a_hub_has_is_fetched_once_it_answers(tmp_path: Path) -> None:
         assert server.failures_left == 0
         file = hf_file(
             f"{URI}/config.json",
-            f"{MODEL}/config.json",
+            MODEL._replace(path="config.json"),
             settings(server.endpoint, tmp_path),
             ONCE,
         )
@@ -242,9 +241,7 @@ def test_the_network_is_not_waited_for_where_it_is_switched_off(
 def test_old_names_and_revisions_of_pull_requests_are_known(
     uri: str, revision: str, hub: Hub, tmp_path: Path
 ) -> None:
-    _, address = split_source(uri, {})
-    assert address.endswith(f"@{revision}")
     # Looked for under the whole revision.
     with pytest.raises(UserError, match="cannot be fetched"):
-        hf_folder(uri, address, settings(hub.endpoint, tmp_path), FOLDER_SUFFIXES, ONCE)
+        local_folder(uri, settings(hub.endpoint, tmp_path), tmp_path)
     assert any(revision.replace("/", "%2F") in path for _, path in hub.requests)
