@@ -25,6 +25,7 @@ from tests.mounts import with_small
 pytestmark = pytest.mark.process
 
 SCRIPT = Path(__file__).resolve().parents[2] / "docker" / "environment.py"
+ROOM = '{"environment": 8, "temporary files": 2}'
 NVIDIA = 'nvidia-thing==1.0; platform_system == "Linux"'
 
 
@@ -147,7 +148,11 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
     others = [wheel(simple / name, name, "1.0") for name in ("alpha", "beta")]
     requirements = checkout / "docker" / "requirements"
     requirements.mkdir(parents=True)
-    shutil.copy(SCRIPT, checkout / "docker")
+    # The room for these packages, so that what the machine happens to have free decides nothing.
+    source = SCRIPT.read_text().replace(
+        ROOM, '{"environment": 0.1, "temporary files": 0}'
+    )
+    (checkout / "docker" / "environment.py").write_text(source)
     (requirements / "bootstrap.lock").write_text(pin(torch, cpu_torch))
     (requirements / "nvidia.lock").write_text(pin(nvidia))
     (requirements / "dev.lock").write_text(
@@ -297,9 +302,8 @@ def test_another_python_is_told_which_ones_will_do_and_how_to_get_one() -> None:
 def test_too_little_room_is_said_before_anything_is_downloaded(
     newcomer: Newcomer,
 ) -> None:
-    source = (newcomer.checkout / "docker" / "environment.py").read_text()
-    huge = source.replace('"environment": 8', '"environment": 8_000_000')
-    (newcomer.checkout / "docker" / "environment.py").write_text(huge)
+    source = SCRIPT.read_text().replace(ROOM, ROOM.replace("8", "8_000_000"))
+    (newcomer.checkout / "docker" / "environment.py").write_text(source)
     done = newcomer.set_up()
     assert done.returncode == 2
     assert "GB free, the environment may need 8000000 GB" in done.stderr
