@@ -60,8 +60,14 @@ MARK_OF_FOLDER = {
     "fault": "process",
     "pipeline": "process",
 }
-LONGEST_FILES = ("test_train", "test_tutorial", "test_smollm2_cut")
-"""Beginnings of the names of files whose tests train for minutes."""
+LONGEST_FILES = (
+    "test_train",
+    "test_tutorial",
+    "test_smollm2_cut",
+    "test_rendered",
+    "test_announcing",
+)
+"""Beginnings of the names of the files whose tests take longest, of `make test` or of `make quick`."""
 NOT_QUICK = {"process", "s3", "browser", "cluster", "container", "gpu"}
 """Marks of tests that `make quick` leaves out."""
 BOUNDED_PROCESSES = (

@@ -8,17 +8,16 @@ manifests by tag and by digest. A blob whose bytes are not those of its digest i
 from __future__ import annotations
 
 import hashlib
-import threading
 import uuid
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.doubles.network import Answering
+from tests.doubles.served import Served
 
 
-class ImageRegistry:
+class ImageRegistry(Served):
     """The server; close it when done."""
 
     def __init__(self) -> None:
@@ -27,19 +26,7 @@ class ImageRegistry:
         self.manifests: dict[str, tuple[str, bytes]] = {}
         """`name@digest` and `name:tag` → kind, text."""
         self.uploads: dict[str, Any] = {}
-        self._server = ThreadingHTTPServer(
-            ("127.0.0.1", 0), type("Handler", (_Handler,), {"registry": self})
-        )
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self._server.server_address[1]}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self.serve(type("Handler", (_Handler,), {"registry": self}))
 
 
 class _Handler(Answering):

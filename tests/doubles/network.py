@@ -9,9 +9,11 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
+
+from tests.doubles.served import Served
 
 Meddle = Callable[[bytes], bytes | None]
 """Gets bytes on their way and returns what arrives of them; None breaks the connection."""
@@ -95,7 +97,7 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-class RudeServer:
+class RudeServer(Served):
     """An S3 server in memory without conditional writes, checksums or credentials, that can be told
     to fail."""
 
@@ -107,22 +109,15 @@ class RudeServer:
         """Status and code of every answer."""
         self.asked: list[str] = []
         """Methods of all requests so far."""
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._http.daemon_threads = True
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        self.serve(self._handler())
 
     @property
     def environment(self) -> dict[str, str]:
-        endpoint = f"http://127.0.0.1:{self._http.server_port}"
         return {
-            "AWS_ENDPOINT_URL_S3": endpoint,
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_ACCESS_KEY_ID": "a",
             "AWS_SECRET_ACCESS_KEY": "b",
         }
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from tests.doubles.served import Served
 
 FOR_EVER = 1_000_000
 KINDS = (
@@ -53,7 +55,7 @@ class Answer:
 
 
 @dataclass
-class FaultyServer:
+class FaultyServer(Served):
     """Passes requests on to a server. `hits` counts the requests that were harmed."""
 
     endpoint_behind: str
@@ -66,17 +68,7 @@ class FaultyServer:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}"
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self.serve(_handler(self))
 
     def harm(self, kind: str, times: int, concerns: Callable[[str, str], bool]) -> None:
         """From now on harm that many of the requests that this concerns."""

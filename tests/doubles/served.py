@@ -16,14 +16,21 @@ class Served:
         handler.disable_nagle_algorithm = True
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
+        # How long `close` waits, which hundreds of tests do.
+        poll = {"poll_interval": 0.002}
         threading.Thread(
-            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+            target=self._http.serve_forever, kwargs=poll, daemon=True
         ).start()
+
+    @property
+    def host(self) -> str:
+        """Its address and port."""
+        return f"127.0.0.1:{self._http.server_port}"
 
     @property
     def endpoint(self) -> str:
         """URL of its root."""
-        return f"http://127.0.0.1:{self._http.server_port}"
+        return f"http://{self.host}"
 
     def close(self) -> None:
         """Answer no more."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any, Literal
+
+from tests.doubles.served import Served
 
 SECRET_PATH = "/services/T0/B0/a-secret-that-no-log-may-show"
 Manner = Literal["ok", "refuses", "redirects", "hangs", "dribbles", "hangs up"]
 
 
-class Webhook:
+class Webhook(Served):
     """The server; closed at the end of a `with` block."""
 
     def __init__(self, manner: Manner = "ok") -> None:
@@ -22,15 +24,11 @@ class Webhook:
         self.paths: list[str] = []
         self.content_types: list[str] = []
         self._is_over = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(
-            target=self._http.serve_forever, args=(0.05,), daemon=True
-        )
 
     @property
     def url(self) -> str:
         """The secret."""
-        return f"http://127.0.0.1:{self._http.server_port}{SECRET_PATH}"
+        return f"{self.endpoint}{SECRET_PATH}"
 
     @property
     def texts(self) -> list[str]:
@@ -38,7 +36,7 @@ class Webhook:
         return [document["text"] for document in self.told]
 
     def __enter__(self) -> Webhook:
-        self._thread.start()
+        self.serve(self._handler())
         return self
 
     def __exit__(
@@ -48,9 +46,7 @@ class Webhook:
         frames: TracebackType | None,
     ) -> None:
         self._is_over.set()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        self.close()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         webhook = self

@@ -7,8 +7,8 @@ import functools
 import json
 from collections.abc import Iterator
 
-import kubernetes_validate
 from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 from kubeflow_trainer_api.models.trainer_v1alpha1_training_runtime import (
     TrainerV1alpha1TrainingRuntime,
 )
@@ -34,19 +34,37 @@ def schema_findings(document: str) -> tuple[str, ...]:
         return tuple(_of_runtime(one))
     custom = crds.schema(one["apiVersion"], one["kind"])
     if custom is not None:
-        errors = Draft202012Validator(custom, registry=_core_types()).iter_errors(one)
+        errors = Draft202012Validator(custom, registry=_core_types(NEWEST)).iter_errors(
+            one
+        )
         return tuple(f"{error.json_path}: {error.message[:200]}" for error in errors)
     return tuple(_of_kubernetes(one))
 
 
 def _of_kubernetes(one: Json) -> Iterator[str]:
     for release in (SINCE.get(one["kind"], OLDEST), NEWEST):
-        try:
-            kubernetes_validate.validate(one, release, strict=True)
-        except kubernetes_validate.SchemaNotFoundError as error:
-            yield error.message
-        except kubernetes_validate.ValidationError as error:
+        validator = _validator(one["apiVersion"], one["kind"], release)
+        if validator is None:
+            yield f"{release} has no {one['kind']} of {one['apiVersion']}"
+            continue
+        error = best_match(validator.iter_errors(one))
+        if error is not None:
             yield f"{release}: {error.json_path}: {error.message[:200]}"
+
+
+@functools.cache
+def _validator(
+    api_version: str, kind: str, release: str
+) -> Draft202012Validator | None:
+    """Return what checks objects of a kind, or None where the release does not know the kind."""
+    # The files are named by the first part of the group: rbac.authorization.k8s.io/v1 → rbac-v1.
+    group, _, version = api_version.rpartition("/")
+    name = "-".join(filter(None, (kind.lower(), group.partition(".")[0], version)))
+    try:
+        schema = schema_contents(f"{_folder(release)}/{name}.json", release)
+    except FileNotFoundError:
+        return None
+    return Draft202012Validator(schema, registry=_core_types(release))
 
 
 def _of_runtime(one: Json) -> Iterator[str]:
@@ -70,10 +88,12 @@ def _of_runtime(one: Json) -> Iterator[str]:
 
 
 @functools.cache
-def _core_types() -> Registry[Json]:
-    """Kubernetes' own types, for custom resources that contain them."""
-    document = schema_contents(
-        f"kubernetes-json-schema/v{NEWEST}.0-local-strict/_definitions.json", NEWEST
-    )
-    resource: Resource[Json] = Resource.from_contents(document)
+def _core_types(release: str) -> Registry[Json]:
+    """The types of Kubernetes' own objects, which the schemas of kinds refer to."""
+    contents = schema_contents(f"{_folder(release)}/_definitions.json", release)
+    resource: Resource[Json] = Resource.from_contents(contents)
     return resource @ Registry()
+
+
+def _folder(release: str) -> str:
+    return f"kubernetes-json-schema/v{release}.0-local-strict"

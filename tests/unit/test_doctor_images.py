@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ import pytest
 
 from components.cli.doctor.findings import Finding
 from components.cli.doctor.image_checks import image_checks
+from tests.doubles.served import Served
 
 DIGEST = f"sha256:{'a' * 64}"
 LOGIN = base64.b64encode(b"me:a-password").decode()
 
 
-class Registry:
+class Registry(Served):
     """A registry with one image, and a token server, on 127.0.0.1."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Registry:
                         json.dumps({"token": "t"} if granted else {}).encode(),
                     )
                 if registry.private and right != "Bearer t":
-                    realm = f'Bearer realm="{registry.url}/token",service="r",scope="repository:team/cpu:pull"'
+                    realm = f'Bearer realm="{registry.endpoint}/token",service="r",scope="repository:team/cpu:pull"'
                     return self.answer(401, WWW_Authenticate=realm)
                 if self.path != f"/v2/team/cpu/manifests/{DIGEST}":
                     return self.answer(404)
@@ -60,22 +60,7 @@ class Registry:
             def log_message(self, format: str, *args: Any) -> None:
                 """Quiet."""
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(
-            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        ).start()
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self._http.server_port}"
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.host}"
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self.serve(Handler)
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -23,6 +22,7 @@ import yaml
 from components.cli.package.profiles import profile_names
 from tests.conftest import S3Server
 from tests.doubles.kfp_api import KfpApi
+from tests.doubles.served import Served
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.process
@@ -111,7 +111,7 @@ def test_the_script_is_plain_shell_and_passes_every_variable_of_the_workflow_on(
         assert name in text or name == "AWS_REGION", name
 
 
-class Tokens:
+class Tokens(Served):
     """What hands out identity tokens to a job of GitHub Actions."""
 
     def __init__(self) -> None:
@@ -133,15 +133,8 @@ class Tokens:
             def log_message(self, format: str, *args: Any) -> None:
                 """Quiet."""
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/token?v=1"
-        threading.Thread(
-            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        ).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self.serve(Handler)
+        self.url = f"{self.endpoint}/token?v=1"
 
 
 @pytest.fixture
