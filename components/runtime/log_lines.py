@@ -24,8 +24,10 @@ Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 _BEGIN = '{"timestamp": '
 _LEVEL_WORDS = re.compile(
-    r"(?:\d\d:\d\d:\d\d )?\W*(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b"
+    r"(?:\[rank\d+\]:)?[\W\d]*(?:T[\d:.,]+Z?)?[\W\d]*(?:[\w.]+ - )?"
+    r"(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b"
 )
+"""What libraries begin a line with: torchrun's rank, a time, the logger's name, the level."""
 _LEVEL_LETTERS = re.compile(r"\[?([IWEF])\d{4} \d\d:")
 """As torchrun and NCCL begin a line: `W1130 16:20:41`."""
 _FAILURES = ("error (", "error: ", "Traceback (most recent call last)")
