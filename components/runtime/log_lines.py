@@ -86,6 +86,10 @@ def json_line(message: str, level: Level, subject: LogSubject, seconds: float) -
         "message": without_passwords(message),
         **asdict(subject),
     }
+    if level == "ERROR":
+        # Of an archived line that is a JSON object the API of Kubeflow Pipelines (2.17,
+        # apiserver/archive/log.go) returns the field of this name alone.
+        fields["log"] = fields["message"]
     return json.dumps(fields, ensure_ascii=False)
 
 

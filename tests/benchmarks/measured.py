@@ -125,6 +125,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
         "tests/style_meter.py",
     ),
     "influence": ("components/modeling", "components/select/filters"),
+    "kubeflow": ("pipeline.py", "components/cli/package"),
     "labelfree": ("recipes/labelfree.yaml", *_CAMPAIGN),
     "manifests": ("manifests", "tests/manifests"),
     "mutants": ("tests/benchmarks/mutants.toml", *_GATE, "components/select"),

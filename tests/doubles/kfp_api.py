@@ -67,6 +67,10 @@ class KfpApi(Served):
         """Name of a pod that is there → log of its container `main`."""
         self.archive: dict[str, str] | None = {}
         """Node or name of a pod → log that Argo archived as it ended; None: it archives none."""
+        self.ui_logs: dict[str, str] | None = None
+        """Name of a pod → log that the UI's server reads; None: the address is the API's alone.
+
+        Recorded from the server of 2.17 (frontend/server) beside a backend of one user."""
         self.report_phase = "Succeeded"
         """Phase of the exit task's pod in the Workflow of a run that has ended; empty: no pod."""
         self.health: Json = {"multi_user": True, "tag_name": "2.17.0"}
@@ -115,6 +119,8 @@ class KfpApi(Served):
                 r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", path
             ):
                 return self._log(match[1], match[2])
+            if path == "/k8s/pod/logs":
+                return self._log_of_ui(query)
             token = str(headers.get("Authorization", "")).removeprefix("Bearer ")
             if self.tokens and token not in self.tokens:
                 return problem(
@@ -171,6 +177,17 @@ class KfpApi(Served):
                 ]
             }
 
+    def _log_of_ui(self, query: dict[str, str]) -> Answer:
+        """As frontend/server of 2.17 answers, and as the API does where no UI is."""
+        if self.ui_logs is None:
+            return 404, b"404 page not found\n"
+        if self.health["multi_user"] and "podnamespace" not in query:
+            return 422, b"podnamespace argument is required"
+        if query["podname"] not in self.ui_logs or not query["createdat"]:
+            reason = "S3Error: The specified key does not exist."
+            return 500, f"Could not get main container logs: {reason}".encode()
+        return 200, self.ui_logs[query["podname"]].encode()
+
     def _workflow(self, run_id: str) -> Answer:
         """A run in the API v1beta1, with the Workflow that the persistence agent last reported."""
         run = self.objects["runs"].get(run_id)
@@ -184,7 +201,10 @@ class KfpApi(Served):
             nodes |= report_nodes(self.report_phase)
         workflow = {
             "kind": "Workflow",
-            "metadata": {"name": "wf"},
+            "metadata": {
+                "name": "wf",
+                "creationTimestamp": "2026-01-02T03:00:00Z",
+            },
             "status": {"phase": "Failed", "nodes": nodes},
         }
         runtime = {"workflow_manifest": json.dumps(workflow)}
@@ -195,6 +215,9 @@ class KfpApi(Served):
 
         No token is looked at. The name is that of a pod; the archive knows the node's id too.
         """
+        if self.ui_logs is not None:
+            # The UI's server hands on the APIs v1beta1 and v2beta1, not this one.
+            return 404, f"<pre>Cannot GET /apis/v1alpha1/runs/{run_id}</pre>".encode()
         if run_id not in self.objects["runs"]:
             return log_problem(run_id, "due to run fetching error: Run not found")
         if node_id in self.logs:
@@ -206,10 +229,15 @@ class KfpApi(Served):
         for name in names:
             if name in self.archive:
                 return 200, archived(self.archive[name]).encode()
+        # As 2.17 answers for a run whose nodes Argo keeps compressed: it looks at another place
+        # than the one that its own installation writes to.
+        key = f"/artifacts/wf/{node_id}/main.log"
         return log_problem(
             run_id,
-            f"from archive {node_id} due to error fetching the log file: The specified key does "
-            "not exist.",
+            f"InternalServerError: Failed to read logs from archive {node_id} due to error fetching "
+            f"the log file: InternalServerError: Failed to get file reader for {key}: blob (key "
+            f'"{key}") (code=NotFound): operation error S3: GetObject, https response error '
+            "StatusCode: 404, NoSuchKey: The specified key does not exist.",
         )
 
     def _create(self, kind: str, body: Json) -> Answer:
@@ -332,7 +360,15 @@ def failed_workflow(step: str, message: str, phase: str = "Failed") -> dict[str,
             boundaryID="wf-5",
             message="No more retries left",
         ),
-        "wf-8": node("executor(0)", "Pod", phase, boundaryID="wf-5", message=message),
+        "wf-8": node(
+            "executor(0)",
+            "Pod",
+            phase,
+            boundaryID="wf-5",
+            message=message,
+            id="wf-8",
+            templateName="system-container-impl",
+        ),
     }
 
 
@@ -360,6 +396,8 @@ def report_nodes(phase: str) -> dict[str, Json]:
     }
 
 
+FAILED_POD = "wf-system-container-impl-8"
+"""Name of the pod of a step that failed."""
 REPORT_POD = "wf-system-container-impl-94"
 """Name of the pod of `report`."""
 REPORT_NODE = "wf-94"

@@ -73,6 +73,9 @@ def sound(
         },
         f"{where}/resourcequotas": {"items": [quota("16")]},
         f"{where}/limitranges": {"items": []},
+        "/apis/apps/v1/namespaces/kubeflow/deployments/workflow-controller": {
+            "spec": {"template": {"spec": {"containers": [{"name": "controller"}]}}}
+        },
         "/api/v1/namespaces/kubeflow/configmaps/workflow-controller-configmap": {
             "data": {"workflowDefaults": STOCK_DEFAULTS}
         },

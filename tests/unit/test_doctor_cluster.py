@@ -187,6 +187,36 @@ def test_a_step_that_no_node_can_hold_is_named_with_what_the_nodes_have(
 
 
 @pytest.mark.parametrize(
+    ("variables", "said", "is_told_more"),
+    [
+        ([], "after 10s, its default", True),
+        ([{"name": "LEADER", "value": "x"}], "after 10s, its default", True),
+        ([{"name": "DEFAULT_REQUEUE_TIME", "value": "2s"}], "after 2s", False),
+        (
+            [{"name": "DEFAULT_REQUEUE_TIME", "valueFrom": {}}],
+            "after what its ConfigMap says",
+            False,
+        ),
+    ],
+)
+def test_the_pause_between_two_pods_is_said_with_the_command_that_shortens_it(
+    api: KubernetesApi,
+    tmp_path: Path,
+    variables: list[dict[str, object]],
+    said: str,
+    is_told_more: bool,
+) -> None:
+    sound(api, load_profile("cpu", TEST_IMAGES))
+    container = {"name": "controller", "env": variables}
+    deployment = {"spec": {"template": {"spec": {"containers": [container]}}}}
+    put("/deployments/workflow-controller", deployment)(api)
+    found = by_check(cluster(api, tmp_path, "cpu"))["pause between pods"]
+    assert (found.status, found.found) == ("ok", f"Argo looks at a run again {said}")
+    cure = "kubectl -n kubeflow set env deployment/workflow-controller "
+    assert (cure in found.cure) == is_told_more
+
+
+@pytest.mark.parametrize(
     ("defaults", "said"),
     [
         (STOCK_DEFAULTS, "OnError: deleted pods alone"),

@@ -28,9 +28,15 @@ KEYS = ["timestamp", "level", "message", "run", "round", "step", "task"]
 
 
 def records(text: str) -> list[dict[str, object]]:
-    """Return the lines of a log, each of which has to be an object with the keys."""
+    """Return the lines of a log, each of which has to be an object with the keys.
+
+    Errors have their message a second time, for Kubeflow's archive.
+    """
     lines = [json.loads(line) for line in text.splitlines()]
-    assert all(list(line) == KEYS for line in lines)
+    for line in lines:
+        again = ["log"] if line["level"] == "ERROR" else []
+        assert list(line) == KEYS + again
+        assert line.get("log", line["message"]) == line["message"]
     return lines
 
 

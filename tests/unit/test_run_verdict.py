@@ -229,6 +229,25 @@ def test_a_log_that_is_gone_is_no_verdict_although_the_server_answers_200(
     assert words in known.problem
 
 
+def test_a_log_that_the_api_does_not_find_is_read_from_the_server_of_the_ui(
+    kfp: KfpApi,
+    pipelines: Pipelines,
+    ended: Ended,
+    context: Context,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alone = read(pipelines, ended)
+    assert alone.verdict is None
+    assert "is not the address of Kubeflow's UI" in alone.problem
+    kfp.ui_logs = {}
+    assert "Could not get main container logs" in read(pipelines, ended).problem
+    kfp.ui_logs = {REPORT_POD: log_of(context, capsys, ended[1].run_id)}
+    known = read(pipelines, ended)
+    assert known.source == "log"
+    assert known.verdict is not None
+    assert known.verdict.promoted
+
+
 def test_of_several_lines_the_last_one_counts(
     kfp: KfpApi, pipelines: Pipelines, ended: Ended
 ) -> None:

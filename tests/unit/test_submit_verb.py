@@ -197,6 +197,9 @@ def test_a_version_that_cannot_run_the_pipeline_is_known(
     tag_name: str, works: bool
 ) -> None:
     assert (version_problem({"tag_name": tag_name}) == "") is works
+    # As the server of the UI answers, around the description of the API server.
+    around = {"apiServerReady": True, "apiServerTagName": tag_name}
+    assert (version_problem(around) == "") is works
 
 
 def test_the_summary_shows_the_verdict_of_every_round(

@@ -17,9 +17,16 @@ from components.cli.package.package_file import Package
 from components.errors import Transient, UserError
 from components.runtime.attempts import Attempt
 from components.runtime.context import Context
+from components.runtime.log_lines import LogFormat, LogSubject, json_line
 from components.runtime.supervisor import MAX_DEATHS
 from components.storage import keys
-from tests.doubles.kfp_api import Clock, KfpApi, failed_workflow, missing_page
+from tests.doubles.kfp_api import (
+    FAILED_POD,
+    Clock,
+    KfpApi,
+    failed_workflow,
+    missing_page,
+)
 from tests.doubles.kubernetes_api import failing, reset
 from tests.unit.handmade import Campaign
 from tests.unit.submissions import wanted, watch
@@ -118,6 +125,45 @@ def test_only_what_may_pass_is_begun_again_and_not_for_ever(
     kfp.states, kfp.error = ["FAILED"], message or " "
     ended, status, _ = follow_to_the_end(pipelines, wanted(package), restarts)
     assert (ended.state, status, len(kfp.all("runs"))) == ("FAILED", 1, runs)
+
+
+def log_of_failed_step(kind: str, message: str, log_format: LogFormat) -> str:
+    """Return the log of a step's pod: Argo's and the launcher's lines around its own."""
+    words = f"error ({kind}): {message}"
+    if log_format == "json":
+        words = json_line(words, "ERROR", LogSubject("run-1", 1, "train"), 0.0)
+    return (
+        f'time=2026-11-30 level=INFO msg="capturing logs" argo=true\n{words}\n'
+        "F1130 21:49:32.865620 15 main.go:130] failed to execute component: exit status 2\n"
+        "Error: exit status 1\n"
+    )
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize("place", ["pod", "archive", "server of the UI"])
+def test_a_failed_step_is_told_in_the_words_of_its_log(
+    kfp: KfpApi,
+    pipelines: Pipelines,
+    package: Package,
+    place: str,
+    log_format: LogFormat,
+) -> None:
+    kfp.error = "main: Error (exit code 1)"
+    logs = {"pod": kfp.logs, "archive": kfp.archive or {}}.get(place, {})
+    kfp.archive = logs if place == "archive" else {}
+    kfp.ui_logs = logs if place == "server of the UI" else None
+    words = "s3://bucket/none.jsonl: no such object; correct the key"
+    logs[FAILED_POD] = log_of_failed_step("UserError", words, log_format)
+    kfp.states = ["FAILED"]
+    ended, _, restarted = follow_to_the_end(pipelines, wanted(package), restarts=3)
+    assert [str(failure) for failure in ended.failures] == [f"train-r1: {words}"]
+    assert restarted == []
+    # The supervisor gave up on a store that was away: the run is begun again.
+    logs[FAILED_POD] = log_of_failed_step("Transient", "the store is away", log_format)
+    kfp.states = ["FAILED", "SUCCEEDED"]
+    submission = wanted(package, parameters={"seed": 1})
+    ended, _, restarted = follow_to_the_end(pipelines, submission, restarts=3)
+    assert (ended.state, restarted) == ("SUCCEEDED", ["1 train-r1: the store is away"])
 
 
 def test_a_step_that_failed_for_now_by_its_own_record_is_begun_again(

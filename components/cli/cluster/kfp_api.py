@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from components.cli.cluster.kfp_calls import (
     ApiPatience,
     Gone,
     Method,
+    NoSuchPath,
     parse_json,
 )
 from components.cli.json_documents import Json, nested
@@ -172,13 +174,57 @@ class Pipelines(ApiCalls):
         _, begin, details = log.rpartition(_LOG_ERROR_BEGIN)
         error = parse_json(begin + details) if begin else None
         if isinstance(error, dict):
-            message = one_line(error["error_message"], MAX_MESSAGE_CHARACTERS)
+            # Each layer of the server puts its own words before those of the one below it.
+            cause = ": ".join(str(error["error_message"]).split(": ")[-2:]).lstrip(", ")
+            message = one_line(cause, MAX_MESSAGE_CHARACTERS)
             raise UserError(f"no log of {node_id}: {message}")
         return log
 
+    def log_from_ui(self, pod: str, day: str) -> str:
+        """Return the log of a pod, as the server of Kubeflow's UI shows it.
+
+        That server answers at the same address if it is the UI's, as it hands on calls of the API.
+
+        Args:
+            pod: Name of the pod.
+            day: On which the run began, as 2026-11-30; archives are filed by it.
+
+        Raises:
+            UserError: There is none, or the address is that of the API alone.
+        """
+        self.patience, patience = (
+            replace(self.patience, give_up_seconds=0),
+            self.patience,
+        )
+        try:
+            body = self.call_for_bytes(
+                f"show the log of {pod}", self._get_log_from_ui, pod, day
+            )
+        except NoSuchPath:
+            raise UserError(
+                f"{self.access.endpoint} is not the address of Kubeflow's UI, whose server reads "
+                "logs of pods"
+            ) from None
+        finally:
+            self.patience = patience
+        return body[-MAX_LOG_BYTES:].decode(errors="replace")
+
+    def _get_log_from_ui(self, pod: str, day: str, **options: Any) -> Any:
+        query = {"podname": pod, "createdat": day}
+        if self.access.namespace:
+            query["podnamespace"] = self.access.namespace
+        return self.client.call_api(
+            "/k8s/pod/logs",
+            "GET",
+            query_params=list(query.items()),
+            header_params={"Accept": "text/plain"},
+            auth_settings=["Bearer"],
+            _return_http_data_only=True,
+            **options,
+        )
+
     def _get_node_log(self, run_id: str, node_id: str, **options: Any) -> Any:
-        # No API of the newer versions has logs. The UI's own server has an endpoint for them and
-        # one for artifacts, but asks for a cookie or sits at another address than this API.
+        # No API of the newer versions has logs.
         return self.client.call_api(
             "/apis/v1alpha1/runs/{run_id}/nodes/{node_id}/log",
             "GET",

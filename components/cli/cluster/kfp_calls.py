@@ -57,6 +57,10 @@ class Gone(Exception):
     """There is no such object (404)."""
 
 
+class NoSuchPath(UserError):
+    """The server does not know the path: it is another one than was taken for granted."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """An answer after which the call may be tried again."""
@@ -346,9 +350,11 @@ class ApiCalls:
             case 409:
                 return Taken(message)
             # The server answers 404 both for a missing object, in JSON, and for a path it does not
-            # know, in plain words.
-            case 404 if "page not found" in message or not message:
-                return UserError(
+            # know: in plain words, that of the UI with a page.
+            case 404 if (
+                not message or "page not found" in message or "Cannot GET" in message
+            ):
+                return NoSuchPath(
                     f"{endpoint} is not the API of Kubeflow Pipelines v2 (404); correct --endpoint"
                 )
             case 404:

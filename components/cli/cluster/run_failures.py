@@ -14,17 +14,24 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from components.cli.cluster.kfp_api import Pipelines
+from components.cli.cluster.kfp_calls import Gone
+from components.cli.cluster.pod_logs import bounded_patience, ways_to_log
 from components.cli.json_documents import Json, nested
 from components.errors import RatchetError, Transient
 from components.report.runs import load_run, run_id_of_job
 from components.report.views import TaskView
 from components.runtime.context import make_context
+from components.runtime.log_lines import message_of
 from components.runtime.supervisor import MAX_DEATHS
 
 _MESSAGE_CHARACTERS = 300
 _ENDED_BADLY = ("Failed", "Error")
 # KFP runs the container of a step as the node `executor` below a node of the step's name.
 _EXECUTOR = re.compile(r"executor(\(\d+\))?")
+# As a step says it, in the message of a line of its log.
+_ERROR = re.compile(r"error \((?P<kind>\w+)\): (?P<message>.+)")
+_MOST_LOGS = 5
 _TRY_NUMBER = re.compile(r"\(\d+\)$")
 # Words of kubelet, the node's shutdown, the scheduler's preemption and Argo.
 _MAY_PASS = re.compile(
@@ -43,7 +50,7 @@ class StepFailure:
     step: str
     """Name of the task in the pipeline: `train-r1`, or `train-r1-driver` for KFP's own pod."""
     message: str
-    """Words of Kubernetes or, where the store can be read, of the step itself."""
+    """Words of Kubernetes or, where its log or the store can be read, of the step itself."""
     may_pass: bool
     """The same run may succeed if it is begun again."""
 
@@ -61,15 +68,19 @@ def failed_steps(workflow: Json) -> tuple[StepFailure, ...]:
     for step, pods in sorted(pods_by_step(workflow).items()):
         if any(pod.get("phase") == "Succeeded" for pod in pods):
             continue
-        bad_pods = [pod for pod in pods if pod.get("phase") in _ENDED_BADLY]
-        if bad_pods:
-            last_pod = max(bad_pods, key=lambda pod: str(pod.get("finishedAt") or ""))
+        last_pod = _last_bad_pod(pods)
+        if last_pod is not None:
             message = " ".join(str(last_pod.get("message") or "").split())
             may_pass = bool(_MAY_PASS.search(message)) and not _COMES_BACK.search(
                 message
             )
             failures.append(StepFailure(step, message[:_MESSAGE_CHARACTERS], may_pass))
     return tuple(failures)
+
+
+def _last_bad_pod(pods: Sequence[Json]) -> Json | None:
+    bad_pods = [pod for pod in pods if pod.get("phase") in _ENDED_BADLY]
+    return max(bad_pods, key=lambda pod: str(pod.get("finishedAt") or ""), default=None)
 
 
 def pods_by_step(workflow: Json) -> dict[str, list[Json]]:
@@ -82,6 +93,48 @@ def pods_by_step(workflow: Json) -> dict[str, list[Json]]:
     return pods
 
 
+def explained_by_logs(
+    pipelines: Pipelines,
+    run_id: str,
+    workflow: Json,
+    failures: Sequence[StepFailure],
+) -> tuple[StepFailure, ...]:
+    """Return the failures in the steps' own words, where their logs can be read.
+
+    To Kubernetes every failure of a step is "exit code 1": KFP's launcher ends with it. The last
+    error in the step's log says what is wrong, and its type whether it may pass.
+    """
+    pods = pods_by_step(workflow)
+    explained = list(failures)
+    with bounded_patience(pipelines):
+        for number, failure in enumerate(failures[:_MOST_LOGS]):
+            pod = _last_bad_pod(pods[failure.step])
+            # An evicted step is told to end, and says that as a fault that may pass.
+            if pod is None or _COMES_BACK.search(failure.message):
+                continue
+            for read_log in ways_to_log(pipelines, run_id, workflow, pod):
+                try:
+                    words = _last_error(read_log())
+                except (RatchetError, Gone):
+                    continue
+                if words is not None:
+                    explained[number] = replace(
+                        failure,
+                        message=words["message"][:_MESSAGE_CHARACTERS],
+                        may_pass=failure.may_pass
+                        or words["kind"] == Transient.__name__,
+                    )
+                    break
+    return tuple(explained)
+
+
+def _last_error(log: str) -> re.Match[str] | None:
+    """Return type and message of the last error that a step says in its log, None without one."""
+    messages = (message_of(line.rstrip("\r")) for line in reversed(log.split("\n")))
+    errors = (_ERROR.fullmatch(" ".join(message.split())) for message in messages)
+    return next(filter(None, errors), None)
+
+
 def explained_by_store(
     failures: Sequence[StepFailure],
     store: str,
@@ -90,9 +143,8 @@ def explained_by_store(
 ) -> tuple[StepFailure, ...]:
     """Return the failures in the steps' own words, where the store can be read from here.
 
-    To Kubernetes every failure of a step is "exit code 1": KFP's launcher ends with it. The step's
-    attempt record tells a fault that may pass from a wrong input; a record without an end is of a
-    try that was killed, which may pass too.
+    The step's attempt record tells a fault that may pass from a wrong input; a record without an
+    end is of a try that was killed, which may pass too.
     """
     try:
         context = make_context(store, environment)

@@ -3,24 +3,22 @@
 The log comes first: whoever may see the run may read it by Kubeflow's API, with the token that is
 there. The store often has no way in from outside the cluster, and CI no keys of it.
 
-Other ways were looked at. Kubeflow Pipelines 2.17 has artifacts by its API only through the fields
-of API v1beta1, which v2 pipelines do not fill; the UI's server hands out artifacts, but at another
-address and with a login of its own.
+Other ways were looked at: Kubeflow Pipelines 2.17 has artifacts by its API only through the fields of API v1beta1,
+which v2 pipelines do not fill.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from components.cli.cluster.kfp_api import Pipelines
 from components.cli.cluster.kfp_calls import Gone, parse_json
+from components.cli.cluster.pod_logs import bounded_patience, ways_to_log
 from components.cli.cluster.run_failures import pods_by_step
 from components.cli.cluster.submit import Started, Submission
 from components.cli.cluster.wait import EXIT_CODES
-from components.cli.json_documents import Json, nested
 from components.contracts.run_verdict import RunVerdict, verdict_in
 from components.errors import RatchetError, one_line
 from components.report.runs import load_run, run_id_of_job
@@ -31,8 +29,6 @@ from components.storage import keys
 REPORT = "report"
 MAX_PODS = 3
 """Of the step's pods the newest are asked: it was tried again where one was deleted."""
-GIVE_UP_SECONDS = 60.0
-"""So long the API may be away: the run has ended, and nobody waits half an hour for its verdict."""
 NO_LINE = "it has no line with the verdict: an older version wrote it, or it was cut"
 _MAX_REASON = 300
 
@@ -101,13 +97,8 @@ def verdict_from_log(pipelines: Pipelines, job_id: str) -> RunVerdict:
         Gone: There is no such run.
         Unreachable: The server is away.
     """
-    patience = pipelines.patience
-    give_up_seconds = min(patience.give_up_seconds, GIVE_UP_SECONDS)
-    pipelines.patience = dataclasses.replace(patience, give_up_seconds=give_up_seconds)
-    try:
+    with bounded_patience(pipelines):
         return _verdict_of_pods(pipelines, job_id)
-    finally:
-        pipelines.patience = patience
 
 
 def _verdict_of_pods(pipelines: Pipelines, job_id: str) -> RunVerdict:
@@ -118,9 +109,9 @@ def _verdict_of_pods(pipelines: Pipelines, job_id: str) -> RunVerdict:
     )
     problems: list[str] = []
     for pod in newest_first[:MAX_PODS]:
-        for node_id in _log_names(workflow, pod):
+        for read_log in ways_to_log(pipelines, job_id, workflow, pod):
             try:
-                log = pipelines.node_log(job_id, node_id)
+                log = read_log()
             except RatchetError as error:
                 problems.append(str(error))
                 continue
@@ -129,7 +120,10 @@ def _verdict_of_pods(pipelines: Pipelines, job_id: str) -> RunVerdict:
                 if verdict is not None:
                     return verdict
             problems.insert(0, NO_LINE)
-    raise NoVerdict(problems[0] if problems else f"{job_id} has no pod of this step")
+    if not problems:
+        raise NoVerdict(f"{job_id} has no pod of this step")
+    # What the UI's server says, and the API.
+    raise NoVerdict("; ".join(dict.fromkeys((problems[-1], problems[0]))))
 
 
 def _lines_backwards(log: str) -> Iterator[str]:
@@ -141,23 +135,6 @@ def _document_of(line: str) -> str:
     """Return what a line of the log holds for programs: the field `log` of one in JSON."""
     fields = parse_json(line) if line.startswith("{") else None
     return str(fields.get("log", "")) if isinstance(fields, dict) else line
-
-
-def _log_names(workflow: Json, pod: Json) -> list[str]:
-    """Return the names that the log of a pod may have for the API: the pod's, and the node's.
-
-    The API reads the pod of the name; the archive of older servers knows the node's id alone.
-    """
-    # As RetrievePodName of Kubeflow Pipelines 2.17 (backend/src/common/util/workflow.go) has it.
-    node_id = str(pod.get("id") or "")
-    metadata = nested(workflow, "metadata")
-    annotations = nested(metadata, "annotations")
-    if annotations.get("workflows.argoproj.io/pod-name-format") == "v1":
-        return [node_id]
-    prefix = str(metadata.get("name") or "")
-    if ".inline" not in str(pod.get("name") or ""):
-        prefix = f"{prefix}-{pod.get('templateName')}"
-    return [f"{prefix}-{node_id.rpartition('-')[2]}", node_id]
 
 
 def verdict_from_store(

@@ -49,9 +49,15 @@ def check_version(health: Json) -> None:
         raise UserError(f"{problem}; {UPGRADE}")
 
 
+def version_of(health: Json) -> str:
+    """Return the release of the API server, empty if it is not said."""
+    # The UI's server puts its own description around that of the API server.
+    return str(health.get("tag_name") or health.get("apiServerTagName") or "")
+
+
 def version_problem(health: Json) -> str:
     """Return why this version of Kubeflow Pipelines cannot run the pipeline; empty if it can."""
-    tag_name = str(health.get("tag_name") or "")
+    tag_name = version_of(health)
     match = re.match(r"v?(\d+)\.(\d+)", tag_name)
     if match is None or (int(match[1]), int(match[2])) >= OLDEST_PIPELINES:
         # A build without a tag says `unknown`.

@@ -14,7 +14,11 @@ from dataclasses import dataclass
 
 from components.cli.cluster.kfp_api import Pipelines
 from components.cli.cluster.kfp_calls import Gone
-from components.cli.cluster.run_failures import explained_by_store, failed_steps
+from components.cli.cluster.run_failures import (
+    explained_by_logs,
+    explained_by_store,
+    failed_steps,
+)
 from components.cli.cluster.submit import Started, Submission, start, state_of
 from components.errors import UserError
 from components.retry import pauses
@@ -145,4 +149,7 @@ def with_failures(pipelines: Pipelines, started: Started) -> Started:
     except (Gone, UserError):
         # A server without the API v1beta1, or a role without its right: the state alone is known.
         return started
-    return dataclasses.replace(started, failures=failed_steps(workflow))
+    failures = explained_by_logs(
+        pipelines, started.run_id, workflow, failed_steps(workflow)
+    )
+    return dataclasses.replace(started, failures=failures)

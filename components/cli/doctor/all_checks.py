@@ -164,7 +164,12 @@ def _pipelines(surroundings: Surroundings) -> Pipelines | None:
 
 
 def _check_pipelines(surroundings: Surroundings) -> Finding:
-    from components.cli.cluster.tenancy import UPGRADE, check_tenancy, version_problem
+    from components.cli.cluster.tenancy import (
+        UPGRADE,
+        check_tenancy,
+        version_of,
+        version_problem,
+    )
 
     api = _pipelines(surroundings)
     if api is None:
@@ -180,7 +185,7 @@ def _check_pipelines(surroundings: Surroundings) -> Finding:
             "pipelines", "failed", f"{problem} at {access.endpoint}", UPGRADE
         )
     check_tenancy(health, surroundings.namespace)
-    version = health.get("tag_name") or ""
+    version = version_of(health) or "of an unknown version"
     return Finding(
         "pipelines", "ok", f"Kubeflow Pipelines {version} at {access.endpoint}"
     )

@@ -13,6 +13,7 @@ from components.cli.doctor.api_server import ApiServer
 from components.cli.doctor.class_checks import class_checks
 from components.cli.doctor.findings import Finding
 from components.cli.doctor.gpu_checks import gpu_check
+from components.cli.doctor.pace_check import pace_check
 from components.cli.doctor.receivers import Resolve, resolved
 from components.cli.doctor.retry_check import retry_check
 from components.cli.doctor.room_checks import FEWEST_NODES, KUEUE, room_checks
@@ -85,6 +86,7 @@ def cluster_checks(
     yield from room_checks(api, namespace, profile, max(num_nodes, FEWEST_NODES))
     yield from way_checks(api, namespace, profile, recipe, resolve)
     yield retry_check(api, PIPELINES_NAMESPACE)
+    yield pace_check(api, PIPELINES_NAMESPACE)
     if profile.gpu:
         yield gpu_check(api, profile)
 
