@@ -366,7 +366,12 @@ def schedule(
         "done": outcome,
         "recurring_run_id": recurring_run_id,
     }
-    print_result(document, options.as_json, f"schedule {schedule_name}: {outcome}")
+    said = f"schedule {schedule_name}: {outcome}"
+    if outcome == "disabled":
+        said += (
+            ", as a run that it began goes on; after its end this command removes it"
+        )
+    print_result(document, options.as_json, said)
 
 
 def doctor(

@@ -73,6 +73,8 @@ class KfpApi(Served):
         Recorded from the server of 2.17 (frontend/server) beside a backend of one user."""
         self.report_phase = "Succeeded"
         """Phase of the exit task's pod in the Workflow of a run that has ended; empty: no pod."""
+        self.killed: list[str] = []
+        """Runs whose pods are gone because their schedule was deleted."""
         self.health: Json = {"multi_user": True, "tag_name": "2.17.0"}
         self.tokens: set[str] = set()
         """Bearer tokens that are accepted; empty: all, and none."""
@@ -156,10 +158,20 @@ class KfpApi(Served):
                 if key in query
             }
             return self._list(kind, query, **scope)
+        name, _, action = name.partition(":")
         if name not in self.objects[kind]:
             return problem(404, 5, f"{KINDS[kind]} {name} not found")
+        if action == "disable":
+            self.objects[kind][name].update(mode="DISABLE", status="DISABLED")
+            return 200, {}
         if method == "DELETE":
             del self.objects[kind][name]
+            # As 2.17 does, because the schedule's object owns them: the states stay.
+            self.killed += [
+                run["run_id"]
+                for run in self.all("runs")
+                if run.get("recurring_run_id") == name and run["state"] == "RUNNING"
+            ]
             return 200, {}
         if kind == "runs" and self.states:
             self._go_on(self.objects[kind][name])
@@ -293,11 +305,11 @@ class KfpApi(Served):
 
     def _list(self, kind: str, query: dict[str, str], **scope: str) -> Answer:
         [wanted] = json.loads(query["filter"])["predicates"]
-        assert (wanted["operation"], wanted["key"]) == (1, "display_name")
+        assert wanted["operation"] == 1
         found = [
             one
             for one in self.all(kind)
-            if one["display_name"] == wanted["stringValue"]
+            if one.get(wanted["key"]) == wanted["stringValue"]
             and all(one.get(key, value) == value for key, value in scope.items())
         ]
         begin = int(query.get("page_token") or 0)

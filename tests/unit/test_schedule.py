@@ -122,6 +122,30 @@ def test_a_removed_schedule_is_gone_and_removing_it_again_is_no_failure(
     assert kfp.all("recurringruns") == []
 
 
+@pytest.mark.parametrize("removes", [False, True])
+def test_a_run_that_goes_on_outlives_its_schedule(
+    kfp: KfpApi, pipelines: Pipelines, package: Package, removes: bool
+) -> None:
+    _, before = schedule(pipelines, wanted(package), "weekly", CRON)
+    experiment = pipelines.experiment("ratchet")
+    for state in ("SUCCEEDED", "RUNNING"):
+        of_schedule = {"experiment_id": experiment, "recurring_run_id": before}
+        run = kfp.add("runs", display_name=state, state=state, **of_schedule)
+
+    def say() -> str:
+        if removes:
+            return unschedule(pipelines, "ratchet", "weekly")
+        return schedule(pipelines, wanted(package, seed=7), "weekly", CRON)[0]
+
+    assert say() == ("disabled" if removes else "replaced")
+    assert kfp.objects["recurringruns"][before]["status"] == "DISABLED"
+    assert say() == ("disabled" if removes else "unchanged")
+    kfp.objects["runs"][run["run_id"]]["state"] = "FAILED"
+    assert say() == ("removed" if removes else "replaced")
+    assert before not in kfp.objects["recurringruns"]
+    assert kfp.killed == []
+
+
 @pytest.mark.parametrize(
     ("given", "read"),
     [

@@ -255,8 +255,23 @@ class Pipelines(ApiCalls):
         method = self._recurring_runs.recurring_run_service_create_recurring_run
         return self.create(f"create schedule {body['display_name']}", method, body)
 
+    def runs_of_schedule(self, experiment: str, schedule_id: str) -> list[Json]:
+        """Return the runs that a recurring run has begun."""
+        method = self._runs.run_service_list_runs
+        return self.list_where(
+            method, "runs", "recurring_run_id", schedule_id, experiment_id=experiment
+        )
+
+    def disable_schedule(self, schedule_id: str) -> None:
+        """Let a recurring run begin no more runs."""
+        method = self._recurring_runs.recurring_run_service_disable_recurring_run
+        self.call(f"disable schedule {schedule_id}", method, schedule_id)
+
     def delete_schedule(self, schedule_id: str) -> None:
-        """Delete a recurring run; runs it began go on. One that is gone is no failure."""
+        """Delete a recurring run, and with it the pods of the runs that it began.
+
+        One that is gone is no failure.
+        """
         method = self._recurring_runs.recurring_run_service_delete_recurring_run
         self._delete(f"delete schedule {schedule_id}", method, schedule_id)
 

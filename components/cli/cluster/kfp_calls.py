@@ -169,16 +169,29 @@ class ApiCalls:
     def list_named(
         self, method: Method, key: str, name: str, *arguments: str, **scope: Any
     ) -> list[Json]:
-        """Return all objects of a display name.
+        """Return all objects of a display name. Takes arguments as `list_where` does."""
+        return self.list_where(method, key, "display_name", name, *arguments, **scope)
+
+    def list_where(
+        self,
+        method: Method,
+        key: str,
+        field: str,
+        text: str,
+        *arguments: str,
+        **scope: Any,
+    ) -> list[Json]:
+        """Return all objects with a text in a field.
 
         Args:
             method: The client's list method.
             key: The list's name in an answer.
-            name: Display name.
+            field: Name of the field.
+            text: What stands there.
             arguments: Ids that the method takes before its options.
             scope: Further options: an experiment or a namespace.
         """
-        predicate = {"operation": _EQUALS, "key": "display_name", "stringValue": name}
+        predicate = {"operation": _EQUALS, "key": field, "stringValue": text}
         name_filter = json.dumps({"predicates": [predicate]})
         objects: list[Json] = []
         page_token = ""
@@ -194,7 +207,7 @@ class ApiCalls:
             )
             # The server filters; compared again, because an older one may not.
             rows = page.get(key) or ()
-            objects += [row for row in rows if row.get("display_name") == name]
+            objects += [row for row in rows if row.get(field) == text]
             page_token = str(page.get("next_page_token") or "")
             if not page_token:
                 return objects

@@ -14,7 +14,8 @@ from components.retry import Backoff
 
 _FIELD = r"(\*|\?|[0-9A-Za-z,*/-]+)"
 _SPECIAL = re.compile(r"@(hourly|daily|weekly|monthly|yearly|every \d+[smh])")
-Outcome = Literal["created", "replaced", "unchanged", "removed", "absent"]
+Outcome = Literal["created", "replaced", "unchanged", "removed", "disabled", "absent"]
+_HAS_ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 
 
 def checked_cron(text: str) -> str:
@@ -41,12 +42,13 @@ def schedule(
 ) -> tuple[Outcome, str]:
     """Create or update the recurring run of this name. Idempotent.
 
-    Finished runs of an earlier schedule stay.
+    Runs of an earlier schedule go on. As long as one does, the earlier schedule is there too,
+    disabled: the next call deletes it.
 
     Args:
         pipelines: The API server.
         submission: Package, parameters and account of each run.
-        name: Exactly one recurring run of this name is left.
+        name: Exactly one recurring run of this name is left enabled.
         cron: Six fields, as `checked_cron` returns them.
 
     Returns:
@@ -87,23 +89,48 @@ def schedule(
     current_id = (
         equal[0]["recurring_run_id"] if equal else _create(pipelines, experiment, body)
     )
-    existing_ids = [recurring_run["recurring_run_id"] for recurring_run in existing]
-    superseded = [
-        recurring_id for recurring_id in existing_ids if recurring_id != current_id
+    changed = [
+        _put_away(pipelines, experiment, recurring_run)
+        for recurring_run in existing
+        if recurring_run["recurring_run_id"] != current_id
     ]
-    for recurring_id in superseded:
-        pipelines.delete_schedule(recurring_id)
-    if equal and not superseded:
+    if equal and not any(changed):
         return "unchanged", current_id
     return ("replaced" if existing else "created"), current_id
 
 
 def unschedule(pipelines: Pipelines, experiment_name: str, name: str) -> Outcome:
-    """Delete the recurring runs of this name. Idempotent."""
-    existing = pipelines.schedules(pipelines.experiment(experiment_name), name)
+    """Delete the recurring runs of this name. Idempotent.
+
+    Returns:
+        What was done: "disabled" if a run of one goes on; another call deletes it after that.
+    """
+    experiment = pipelines.experiment(experiment_name)
+    existing = pipelines.schedules(experiment, name)
     for recurring_run in existing:
-        pipelines.delete_schedule(recurring_run["recurring_run_id"])
-    return "removed" if existing else "absent"
+        _put_away(pipelines, experiment, recurring_run)
+    if not existing:
+        return "absent"
+    return "disabled" if pipelines.schedules(experiment, name) else "removed"
+
+
+def _put_away(pipelines: Pipelines, experiment: str, recurring_run: Json) -> bool:
+    """Delete a recurring run, or disable it as long as a run of it goes on.
+
+    Returns:
+        Whether it is another one now than before.
+    """
+    # Its object in the cluster owns the Workflows that it began: with it Kubernetes deletes their
+    # pods, in the middle of a training, and Kubeflow shows the run as running for ever (2.17).
+    schedule_id = recurring_run["recurring_run_id"]
+    runs = pipelines.runs_of_schedule(experiment, schedule_id)
+    if all(run.get("state") in _HAS_ENDED for run in runs):
+        pipelines.delete_schedule(schedule_id)
+        return True
+    if not _is_enabled(recurring_run):
+        return False
+    pipelines.disable_schedule(schedule_id)
+    return True
 
 
 def _create(pipelines: Pipelines, experiment: str, body: Json) -> str:
@@ -129,11 +156,7 @@ def _is_equal(recurring_run: Json, body: Json) -> bool:
 
 
 def _settings(recurring_run: Json) -> tuple[object, ...]:
-    # A body says `mode`, the server's answer `status`; it sends numbers of 64 bits as text.
-    is_enabled = (
-        recurring_run.get("mode") == "ENABLE"
-        or recurring_run.get("status") == "ENABLED"
-    )
+    # The server sends numbers of 64 bits as text.
     return (
         recurring_run.get("pipeline_version_reference"),
         nested(recurring_run, "runtime_config").get("parameters"),
@@ -141,5 +164,13 @@ def _settings(recurring_run: Json) -> tuple[object, ...]:
         recurring_run.get("service_account"),
         str(recurring_run.get("max_concurrency")),
         recurring_run.get("no_catchup"),
-        is_enabled,
+        _is_enabled(recurring_run),
+    )
+
+
+def _is_enabled(recurring_run: Json) -> bool:
+    # A body says `mode`, the server's answer `status`.
+    return (
+        recurring_run.get("mode") == "ENABLE"
+        or recurring_run.get("status") == "ENABLED"
     )
