@@ -134,7 +134,7 @@ def overlay_in(name: str, namespace: str, folder: Path) -> tuple[Json, ...]:
 def installation(server: Server, new_namespace: Callable[[str], str]) -> str:
     """The namespace of an installation of the base, with its quotas, accounts and policies."""
     namespace = new_namespace("ratchet-admission")
-    components = ("object-store", "static-credentials", "nvidia-gpu", "kserve")
+    components = ("object-store", "gc", "static-credentials", "nvidia-gpu", "kserve")
     server.apply_all(composed(*components, namespace=namespace))
     # A controller makes it: without it pods that name no account are refused.
     server.kubectl("-n", namespace, "wait", "--for=create", "serviceaccount/default")
