@@ -24,10 +24,11 @@ Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 _BEGIN = '{"timestamp": '
 _LEVEL_WORDS = re.compile(
-    r"(?:\[rank\d+\]:)?[\W\d]*(?:T[\d:.,]+Z?)?[\W\d]*(?:[\w.]+ - )?"
+    r"(?:\[rank\d+\]:)?[\W\d]{0,40}(?:T[\d:.,]{5,20}Z?)?[\W\d]{0,9}(?:[\w.]{1,99} - )?"
     r"(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b"
 )
-"""What libraries begin a line with: torchrun's rank, a time, the logger's name, the level."""
+"""What libraries begin a line with: torchrun's rank, a time, the logger's name, the level. Each part
+has a longest length: a line of a table may have a million digits."""
 _LEVEL_LETTERS = re.compile(r"\[?([IWEF])\d{4} \d\d:")
 """As torchrun and NCCL begin a line: `W1130 16:20:41`."""
 _FAILURES = ("error (", "error: ", "Traceback (most recent call last)")

@@ -123,6 +123,7 @@ def test_lines_of_others_belong_to_the_task_that_spoke_last() -> None:
         ("2026-11-30T21:20:23.543Z ERROR no rows", "ERROR"),
         ("[rank0]: ERROR no rows", "ERROR"),
         ("3 of 4 tries ended with an ERROR", "INFO"),
+        pytest.param("1,234 " * 170_000, "INFO", id="a million digits"),
         ("W1130 16:20:41.123000 77 torch/distributed/run.py:793] ", "WARNING"),
         ("[E1130 16:20:41 ProcessGroupNCCL.cpp:633] timeout", "ERROR"),
         ("INFO 11-30 engine.py: ready", "INFO"),
