@@ -166,6 +166,16 @@ def test_a_failed_step_is_told_in_the_words_of_its_log(
     assert (ended.state, restarted) == ("SUCCEEDED", ["1 train-r1: the store is away"])
 
 
+def test_a_pod_that_kubernetes_ended_is_not_told_by_an_earlier_try(
+    kfp: KfpApi, pipelines: Pipelines, package: Package
+) -> None:
+    kfp.states, kfp.error = ["FAILED"], OUT_OF_MEMORY
+    earlier = log_of_failed_step("Transient", "the store was away", "json")
+    kfp.logs[FAILED_POD] = earlier
+    ended, _, _ = follow_to_the_end(pipelines, wanted(package), restarts=0)
+    assert [failure.message for failure in ended.failures] == [OUT_OF_MEMORY]
+
+
 def test_a_step_that_failed_for_now_by_its_own_record_is_begun_again(
     kfp: KfpApi, pipelines: Pipelines, package: Package, context: Context
 ) -> None:

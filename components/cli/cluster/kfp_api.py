@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,23 +189,20 @@ class Pipelines(ApiCalls):
             day: On which the run began, as 2026-11-30; archives are filed by it.
 
         Raises:
-            UserError: There is none, or the address is that of the API alone.
+            UserError: The address is that of the API alone.
+            Unreachable: There is none, or the server is away.
         """
-        self.patience, patience = (
-            replace(self.patience, give_up_seconds=0),
-            self.patience,
-        )
         try:
-            body = self.call_for_bytes(
-                f"show the log of {pod}", self._get_log_from_ui, pod, day
-            )
+            # It answers 500 for a log that is gone, too: asked again it says the same.
+            with self.giving_up_after(0.0):
+                body = self.call_for_bytes(
+                    f"show the log of {pod}", self._get_log_from_ui, pod, day
+                )
         except NoSuchPath:
             raise UserError(
                 f"{self.access.endpoint} is not the address of Kubeflow's UI, whose server reads "
                 "logs of pods"
             ) from None
-        finally:
-            self.patience = patience
         return body[-MAX_LOG_BYTES:].decode(errors="replace")
 
     def _get_log_from_ui(self, pod: str, day: str, **options: Any) -> Any:

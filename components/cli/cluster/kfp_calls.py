@@ -8,8 +8,9 @@ repeated blindly: its caller looks first whether the lost one had its effect.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +163,17 @@ class ApiCalls:
             configuration.api_key["authorization"] = access.bearer()
             configuration.refresh_api_key_hook = self._renew_token
         self.client = api.ApiClient(configuration)
+
+    @contextmanager
+    def giving_up_after(self, seconds: float) -> Iterator[None]:
+        """Let calls within a block give up after so long at the latest."""
+        patience = self.patience
+        give_up_seconds = min(patience.give_up_seconds, seconds)
+        self.patience = replace(patience, give_up_seconds=give_up_seconds)
+        try:
+            yield
+        finally:
+            self.patience = patience
 
     def _renew_token(self, configuration: Configuration) -> None:
         configuration.api_key["authorization"] = self.access.bearer()

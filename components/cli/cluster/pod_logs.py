@@ -8,9 +8,7 @@ both by their names; it answers at the address that is given if that is the UI's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 
 from components.cli.cluster.kfp_api import Pipelines
@@ -40,18 +38,6 @@ def ways_to_log(
         *(partial(pipelines.node_log, run_id, name) for name in names),
         partial(pipelines.log_from_ui, names[0], day),
     ]
-
-
-@contextmanager
-def bounded_patience(pipelines: Pipelines) -> Iterator[None]:
-    """Let calls within a block give up after GIVE_UP_SECONDS at the latest."""
-    patience = pipelines.patience
-    give_up_seconds = min(patience.give_up_seconds, GIVE_UP_SECONDS)
-    pipelines.patience = replace(patience, give_up_seconds=give_up_seconds)
-    try:
-        yield
-    finally:
-        pipelines.patience = patience
 
 
 def _log_names(workflow: Json, pod: Json) -> list[str]:

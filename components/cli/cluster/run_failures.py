@@ -11,14 +11,14 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from components.cli.cluster.kfp_api import Pipelines
 from components.cli.cluster.kfp_calls import Gone
-from components.cli.cluster.pod_logs import bounded_patience, ways_to_log
+from components.cli.cluster.pod_logs import GIVE_UP_SECONDS, ways_to_log
 from components.cli.json_documents import Json, nested
-from components.errors import RatchetError, Transient
+from components.errors import RatchetError, Transient, one_line
 from components.report.runs import load_run, run_id_of_job
 from components.report.views import TaskView
 from components.runtime.context import make_context
@@ -106,26 +106,31 @@ def explained_by_logs(
     """
     pods = pods_by_step(workflow)
     explained = list(failures)
-    with bounded_patience(pipelines):
+    with pipelines.giving_up_after(GIVE_UP_SECONDS):
         for number, failure in enumerate(failures[:_MOST_LOGS]):
-            pod = _last_bad_pod(pods[failure.step])
-            # An evicted step is told to end, and says that as a fault that may pass.
-            if pod is None or _COMES_BACK.search(failure.message):
+            # Where Kubernetes ended the pod, an error in its log is of an earlier try.
+            if failure.may_pass or _COMES_BACK.search(failure.message):
                 continue
-            for read_log in ways_to_log(pipelines, run_id, workflow, pod):
-                try:
-                    words = _last_error(read_log())
-                except (RatchetError, Gone):
-                    continue
-                if words is not None:
-                    explained[number] = replace(
-                        failure,
-                        message=words["message"][:_MESSAGE_CHARACTERS],
-                        may_pass=failure.may_pass
-                        or words["kind"] == Transient.__name__,
-                    )
-                    break
+            pod = _last_bad_pod(pods[failure.step])
+            reads = ways_to_log(pipelines, run_id, workflow, pod) if pod else []
+            explained[number] = _in_own_words(failure, reads)
     return tuple(explained)
+
+
+def _in_own_words(
+    failure: StepFailure, reads: Sequence[Callable[[], str]]
+) -> StepFailure:
+    """Return a failure by the first log that can be read and has an error of the step."""
+    for read_log in reads:
+        try:
+            error = _last_error(read_log())
+        except (RatchetError, Gone):
+            continue
+        if error is not None:
+            message = one_line(error["message"], _MESSAGE_CHARACTERS)
+            may_pass = error["kind"] == Transient.__name__
+            return replace(failure, message=message, may_pass=may_pass)
+    return failure
 
 
 def _last_error(log: str) -> re.Match[str] | None:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from components.cli.cluster.kfp_api import Pipelines
 from components.cli.cluster.kfp_calls import Gone, parse_json
-from components.cli.cluster.pod_logs import bounded_patience, ways_to_log
+from components.cli.cluster.pod_logs import GIVE_UP_SECONDS, ways_to_log
 from components.cli.cluster.run_failures import pods_by_step
 from components.cli.cluster.submit import Started, Submission
 from components.cli.cluster.wait import EXIT_CODES
@@ -97,7 +97,7 @@ def verdict_from_log(pipelines: Pipelines, job_id: str) -> RunVerdict:
         Gone: There is no such run.
         Unreachable: The server is away.
     """
-    with bounded_patience(pipelines):
+    with pipelines.giving_up_after(GIVE_UP_SECONDS):
         return _verdict_of_pods(pipelines, job_id)
 
 
