@@ -45,6 +45,12 @@ def failure(check: str, error: RatchetError) -> Finding:
     return Finding(check, "failed", problem, cure)
 
 
+def unread(check: str, name: str, namespace: str, status: int) -> Finding:
+    """Return the finding where an object could not be got, with an HTTP status."""
+    reason = "is not there" if status == 404 else f"no permission to get it ({status})"
+    return Finding(check, "skipped", f"{name} in namespace {namespace}: {reason}")
+
+
 def exit_code(findings: list[Finding]) -> int:
     """Return 1 if a check failed, else 0."""
     # A warning, or a check that could not be made, must not stop a deployment.

@@ -7,7 +7,7 @@ one waits for: the larger part of what a round costs beside the work of its step
 from __future__ import annotations
 
 from components.cli.doctor.api_server import ApiServer
-from components.cli.doctor.findings import Finding
+from components.cli.doctor.findings import Finding, unread
 from components.cli.json_documents import Json, nested
 
 DEPLOYMENT = "workflow-controller"
@@ -27,12 +27,7 @@ def pace_check(api: ApiServer, namespace: str) -> Finding:
     path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{DEPLOYMENT}"
     status, document = api.ask(path)
     if status != 200:
-        reason = (
-            "is not there" if status == 404 else f"no permission to get it ({status})"
-        )
-        return Finding(
-            check, "skipped", f"{DEPLOYMENT} in namespace {namespace}: {reason}"
-        )
+        return unread(check, DEPLOYMENT, namespace, status)
     pause = _pause(document)
     observation = f"Argo looks at a run again after {pause or ARGOS_DEFAULT}"
     if pause is not None:

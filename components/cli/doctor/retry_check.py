@@ -13,7 +13,7 @@ import shlex
 import yaml
 
 from components.cli.doctor.api_server import ApiServer
-from components.cli.doctor.findings import Finding
+from components.cli.doctor.findings import Finding, unread
 from components.cli.json_documents import Json, nested
 
 CONFIG_MAP = "workflow-controller-configmap"
@@ -37,12 +37,7 @@ def retry_check(api: ApiServer, namespace: str) -> Finding:
         f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}"
     )
     if status != 200:
-        reason = (
-            "is not there" if status == 404 else f"no permission to get it ({status})"
-        )
-        return Finding(
-            check, "skipped", f"{CONFIG_MAP} in namespace {namespace}: {reason}"
-        )
+        return unread(check, CONFIG_MAP, namespace, status)
     defaults = _workflow_defaults(document)
     strategy = nested(defaults, "spec", "templateDefaults", "retryStrategy")
     # Argo's own default, where neither the template nor the controller names a policy.
