@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from tests.benchmarks.figures import record
 from tests.cluster.server import Server
@@ -107,7 +106,7 @@ def submitted(options: argparse.Namespace) -> str:
     return str(json.loads(run.stdout)["run_id"])
 
 
-def read(server: Server, path: str, **selector: str) -> Any:
+def read(server: Server, path: str, **selector: str) -> Json:
     """Return a document of the API server. Raises SystemExit with its words if it refuses."""
     labels = ",".join(f"{key}={value}" for key, value in selector.items())
     answer = server.request("GET", f"{path}?labelSelector={labels}")
