@@ -1,5 +1,6 @@
-"""Figures of ready recipes: `python -m tests.benchmarks.recipes [NAME …] [--seed N]`. Without names,
-all of them, half an hour each on two cores.
+"""Figures of ready recipes: `python -m tests.benchmarks.recipes [NAME …] [--seed N] [--seeds K]`.
+Without names, all of them, half an hour each and seed on two cores. Of several seeds the median is
+recorded, and the values of all of them beside it.
 
 `--data` is a folder with train.jsonl and test.jsonl in its folders trec and gsm8k, and input.txt in its
 folder shakespeare.
@@ -11,9 +12,10 @@ import argparse
 import itertools
 import json
 import random
+import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from components.canonical import JsonObject
@@ -43,6 +45,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASURES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--seeds", type=int, default=1, help="this many, from --seed on"
+    )
+    parser.add_argument(
         "--data", type=Path, default=DATA, help="folder of trec, gsm8k, shakespeare"
     )
     parser.add_argument("--folder", type=Path, help="keep (or continue) the runs here")
@@ -51,22 +56,52 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(MEASURES)}")
     for name in given.names or MEASURES:
-        folder = given.folder or Path(tempfile.mkdtemp(prefix=f"{name}-"))
-        measure(name, given.seed, given.data, folder / name)
+        of_seeds: dict[int, Figures] = {}
+        for seed in range(given.seed, given.seed + given.seeds):
+            root = given.folder or Path(tempfile.mkdtemp(prefix=f"{name}-"))
+            of_seeds[seed] = measure(name, seed, given.data, root / f"seed-{seed}")
+        record_median(name, of_seeds)
 
 
-def measure(name: str, seed: int, data: Path, folder: Path) -> None:
-    """Run one recipe in a folder and record its figures."""
+def record_median(name: str, of_seeds: Mapping[int, Figures]) -> None:
+    """Record the median over the seeds of each figure that all of them have.
+
+    The note of a figure has the value of each seed, and says which seeds have none.
+    """
+    first_seed = min(of_seeds)
+    command = f"python -m tests.benchmarks.recipes {name} --seed {first_seed}"
+    if len(of_seeds) > 1:
+        command += f" --seeds {len(of_seeds)}"
+    for figure in dict.fromkeys(key for one in of_seeds.values() for key in one):
+        having = {seed: one[figure] for seed, one in of_seeds.items() if figure in one}
+        values = {seed: value for seed, (value, _, _) in having.items()}
+        _, unit, bound = next(iter(having.values()))
+        median = statistics.median(values.values())
+        note = ""
+        if len(of_seeds) > 1:
+            each = [
+                f"{values[seed]:.4g}" if seed in values else "none" for seed in of_seeds
+            ]
+            seeds = ", ".join(str(seed) for seed in of_seeds)
+            note = f"{', '.join(each)} with seeds {seeds}"
+        print(f"recipe.{name}.{figure} = {median:.4g} {unit} (bound {bound}) {note}")
+        record(
+            f"recipe.{name}.{figure}", median, unit, bound, command, first_seed, note
+        )
+
+
+def measure(name: str, seed: int, data: Path, root: Path) -> Figures:
+    """Run one recipe with one seed, in a folder of its name in `root`; return its figures."""
+    folder = root / name
     overrides = [f"seed={seed}", *_sources(name, data, folder)]
     if name == "distill":
         # The teacher's store has its release, and its finished campaign where that was measured.
-        folder = folder.parent / TEACHER
+        folder = root / TEACHER
         run_campaign(f"recipes/{TEACHER}.yaml", folder, overrides, rounds=4)
     rounds = self_augmentation.ROUNDS if name == "self-augmentation" else 4
     finished = run_campaign(f"recipes/{name}.yaml", folder, overrides, rounds=rounds)
     if name not in WITHOUT_CLASSES:
         print(rounds_table(finished))
-    command = f"python -m tests.benchmarks.recipes {name} --seed {seed}"
     figures = MEASURES[name](finished)
     if name == "pretrain-finetune":
         figures |= label_saving(folder, overrides)
@@ -78,9 +113,7 @@ def measure(name: str, seed: int, data: Path, folder: Path) -> None:
         figures |= beside_teacher(finished, folder, overrides)
     if name == "own-prompts":
         figures |= own_prompts(finished, folder, overrides)
-    for figure, (value, unit, bound) in figures.items():
-        print(f"recipe.{name}.{figure} = {value:.4g} {unit} (bound {bound})")
-        record(f"recipe.{name}.{figure}", value, unit, bound, command, seed)
+    return figures
 
 
 def _sources(name: str, data: Path, folder: Path) -> list[str]:
