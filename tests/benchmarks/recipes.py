@@ -121,7 +121,8 @@ def _sources(name: str, data: Path, folder: Path) -> list[str]:
     if name in WITHOUT_FILES:
         return []
     if name == "self-augmentation":
-        return [f"data.sources.0.uri={data / 'shakespeare' / 'input.txt'}"]
+        text = self_augmentation.write_text(data / "shakespeare" / "input.txt", folder)
+        return [f"data.sources.0.uri={text}", "data.text.stretch=8"]
     rows = data / ("gsm8k" if name == "gsm8k" else "trec")
     files = [rows / "train.jsonl", rows / "test.jsonl"]
     if name == "pretrain-finetune":
