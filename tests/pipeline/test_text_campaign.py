@@ -21,8 +21,14 @@ def cut(folder: Path, server: TaskServer) -> Place:
     """The recipe with a small model and one round of few steps."""
     recipe = PIPELINE.parent / "recipes" / "self-augmentation.yaml"
     document = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    document["model"]["scratch"] |= {"hidden_size": 32, "vocabulary": 800}
-    document["generate"] |= {"prompts_per_round": 40, "max_new_tokens": 16, "shards": 1}
+    small = {"embedding_size": 32, "hidden_size": 32, "vocabulary": 800}
+    document["model"]["scratch"] |= small
+    document["generate"] |= {
+        "prompts_per_round": 40,
+        "samples_per_prompt": 2,
+        "max_new_tokens": 16,
+        "shards": 1,
+    }
     document["train"] |= {
         "first": {"steps": 40, "learning_rate": 0.01},
         "rounds": {"steps": 4, "learning_rate": 0.0003},
