@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.canonical import canonical_json
+from components.canonical import JsonObject, canonical_json
 from components.contracts.rows import Result, read_rows
 from components.contracts.state import State
 from components.contracts.summaries import EvaluateSummary
@@ -193,3 +193,20 @@ def state_with_base(context: Context, start: Receipt) -> str:
     return receipt_uri(
         context, first_champion.run(FirstChampionInputs(state, results), context)
     )
+
+
+def test_accuracy(evaluation: Receipt) -> float:
+    """Accuracy of greedy answers on the test split."""
+    return read_summary(evaluation, EvaluateSummary).test_accuracy
+
+
+def split_rows(finished: Finished, split: str) -> list[JsonObject]:
+    """Rows of a split, as `prepare` wrote them."""
+    prepared = read_receipt(finished.context, finished.state.prepared)
+    path = fetch(finished.context, prepared, f"splits/{split}.jsonl")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def labelled_rows(finished: Finished) -> list[JsonObject]:
+    """Rows of the train split that have a prompt: all but raw text."""
+    return [row for row in split_rows(finished, "train") if row["prompt"]]

@@ -164,7 +164,11 @@ PARTS = {
     ),
     ("recipes", "own-prompts"): ("recipes/own-prompts.yaml", *_CAMPAIGN),
     ("recipes", "preference"): ("recipes/preference.yaml", *_CAMPAIGN),
-    ("recipes", "pretrain-finetune"): ("recipes/pretrain-finetune.yaml", *_CAMPAIGN),
+    ("recipes", "pretrain-finetune"): (
+        "recipes/pretrain-finetune.yaml",
+        "tests/benchmarks/pretrain_finetune.py",
+        *_CAMPAIGN,
+    ),
     ("recipes", "reflection"): ("recipes/reflection.yaml", *_CAMPAIGN),
     ("recipes", "self-augmentation"): (
         "recipes/self-augmentation.yaml",

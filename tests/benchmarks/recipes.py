@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import random
 import statistics
 import tempfile
 from collections import Counter
@@ -21,11 +20,20 @@ from pathlib import Path
 from components.canonical import JsonObject
 from components.contracts.artifacts import SAMPLES
 from components.contracts.state import RoundRecord
-from components.contracts.summaries import EvaluateSummary, SelectSummary
+from components.contracts.summaries import SelectSummary
 from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary
 from components.statistics import jensen_shannon
-from tests.benchmarks import meta_update, self_augmentation
-from tests.benchmarks.campaigns import Finished, compare, control, results, run_campaign
+from tests.benchmarks import meta_update, pretrain_finetune, self_augmentation
+from tests.benchmarks.campaigns import (
+    Finished,
+    compare,
+    control,
+    labelled_rows,
+    results,
+    run_campaign,
+    split_rows,
+    test_accuracy,
+)
 from tests.benchmarks.figures import record
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -104,7 +112,7 @@ def measure(name: str, seed: int, data: Path, root: Path) -> Figures:
         print(rounds_table(finished))
     figures = MEASURES[name](finished)
     if name == "pretrain-finetune":
-        figures |= label_saving(folder, overrides)
+        figures |= pretrain_finetune.figures(folder, overrides, seed)
     if name == "meta-update":
         figures |= meta_update.figures(finished, folder)
     if name == "self-augmentation":
@@ -127,90 +135,8 @@ def _sources(name: str, data: Path, folder: Path) -> list[str]:
     files = [rows / "train.jsonl", rows / "test.jsonl"]
     if name == "pretrain-finetune":
         folder.mkdir(parents=True, exist_ok=True)
-        files = write_stages(rows, folder, num_texts=3000)
+        files = pretrain_finetune.write_stages(rows, folder)
     return [f"data.sources.{index}.uri={path}" for index, path in enumerate(files)]
-
-
-def write_stages(data: Path, folder: Path, num_texts: int) -> list[Path]:
-    """Write labelled rows, test rows and raw text of `pretrain-finetune`, as its page does."""
-    rows = [
-        json.loads(line)
-        for line in (data / "train.jsonl").read_text("utf-8").splitlines()
-    ]
-    test_rows = [
-        json.loads(line)
-        for line in (data / "test.jsonl").read_text("utf-8").splitlines()
-    ]
-    random.Random(0).shuffle(rows)
-    contents = {
-        "labelled.jsonl": _asked(rows[num_texts:]),
-        "labelled-test.jsonl": _asked(test_rows),
-        "text.jsonl": [{"text": row["text"]} for row in rows[:num_texts]],
-    }
-    for name, content in contents.items():
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in content]
-        (folder / name).write_text("".join(lines), encoding="utf-8")
-    return [folder / name for name in contents]
-
-
-def _asked(rows: list[JsonObject]) -> list[JsonObject]:
-    return [{"text": f"{row['text']} Class :", "label": row["label"]} for row in rows]
-
-
-def label_saving(folder: Path, overrides: list[str]) -> Figures:
-    """How many times as many labelled rows the second stage needs alone for the same accuracy.
-
-    Both without rounds, on the test split: with the first stage at the recipe's labels, without it
-    (and without the raw text) at half of them up to four times as many.
-    """
-    recipe = "recipes/pretrain-finetune.yaml"
-    both = run_campaign(recipe, folder / "both", overrides, rounds=0)
-    reached = test_accuracy(both.evaluation(0))
-    labels = len(labelled_rows(both))
-    sources = [{"uri": str(folder / "labelled.jsonl")}]
-    sources.append({"uri": str(folder / "labelled-test.jsonl"), "split": "test"})
-    without = [
-        *(word for word in overrides if not word.startswith("data.sources")),
-        f"data.sources={json.dumps(sources)}",
-        "train.pretrain=null",
-    ]
-    alone: list[tuple[int, float]] = []
-    for share in (0.05, 0.1, 0.2, 0.4):
-        fractions = {
-            "train": share,
-            "unlabelled": 0.55 - share,
-            "dev": 0.1,
-            "validation": 0.35,
-        }
-        run = run_campaign(
-            recipe,
-            folder / f"alone-{share}",
-            [*without, f"data.fractions={json.dumps({**fractions, 'test': 0.0})}"],
-            rounds=0,
-        )
-        alone.append((len(labelled_rows(run)), test_accuracy(run.evaluation(0))))
-        print(
-            f"without the first stage: {alone[-1][0]} labels, accuracy {alone[-1][1]:.3f}"
-        )
-    print(f"with it: {labels} labels, accuracy {reached:.3f}")
-    return {
-        "two_stage_accuracy": (reached, "share", "measured"),
-        "one_stage_accuracy": (alone[1][1], "share", "measured"),
-        "label_saving": (labels_needed(alone, reached) / labels, "x", "≥ 2"),
-    }
-
-
-def labels_needed(curve: list[tuple[int, float]], accuracy: float) -> float:
-    """Return the number of labels at which a curve of (labels, accuracy) reaches an accuracy.
-
-    Linear in the logarithm of the labels between its points; at its ends the number of the end.
-    """
-    if accuracy <= curve[0][1]:
-        return curve[0][0]
-    for (few, low), (many, high) in itertools.pairwise(curve):
-        if low < accuracy <= high:
-            return float(few * (many / few) ** ((accuracy - low) / (high - low)))
-    return curve[-1][0]
 
 
 def gain_figures(
@@ -268,7 +194,7 @@ def self_feedback(finished: Finished) -> Figures:
     return figures
 
 
-def pretrain_finetune(finished: Finished) -> Figures:
+def rounds_behind_both_stages(finished: Finished) -> Figures:
     """Gain of the rounds on test over both stages."""
     return gain_figures(finished, bag_of_words_bound="shown beside")
 
@@ -435,17 +361,12 @@ MEASURES: dict[str, Callable[[Finished], Figures]] = {
     "preference": preference,
     "reflection": reflection,
     "self-feedback": self_feedback,
-    "pretrain-finetune": pretrain_finetune,
+    "pretrain-finetune": rounds_behind_both_stages,
     "distill": distill,
     "meta-update": minutes,
     "own-prompts": minutes,
     "self-augmentation": minutes,
 }
-
-
-def test_accuracy(evaluation: Receipt) -> float:
-    """Accuracy of greedy answers on the test split."""
-    return read_summary(evaluation, EvaluateSummary).test_accuracy
 
 
 def test_classes(finished: Finished, number: int | None) -> tuple[float, float]:
@@ -483,18 +404,6 @@ def bag_of_words(finished: Finished) -> float:
     right = [row["reference"]["answer"] for row in rows["test"]]
     num_right = sum(bool(one == label) for one, label in zip(said, right, strict=True))
     return num_right / len(right)
-
-
-def split_rows(finished: Finished, split: str) -> list[JsonObject]:
-    """Rows of a split, as `prepare` wrote them."""
-    prepared = read_receipt(finished.context, finished.state.prepared)
-    path = fetch(finished.context, prepared, f"splits/{split}.jsonl")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def labelled_rows(finished: Finished) -> list[JsonObject]:
-    """Rows of the train split that have a prompt: all but raw text."""
-    return [row for row in split_rows(finished, "train") if row["prompt"]]
 
 
 def js_distance(finished: Finished, evaluation: Receipt) -> float:

@@ -77,8 +77,9 @@ def controls(
 ) -> tuple[float, float]:
     """Return the perplexities of D alone at its best moment and at its end.
 
-    As many steps as led to the champion: in one training from nothing, or behind round 0 as a round
-    is trained. The better of the two is the best moment, each with the recipe's early stopping.
+    As many steps as all promoted rounds took, in one training as the first is, or as a round is; or
+    round 0 itself, whose few steps end on a low learning rate. The best of the three is the best
+    moment, each with the recipe's early stopping.
     """
     num_steps = sum(
         planned_steps(finished.context, past.receipts["train"])
@@ -87,7 +88,10 @@ def controls(
     )
     longer = [*overrides, f"train.first.steps={num_steps}"]
     alone = run_campaign(RECIPE, folder, longer, rounds=0)
-    best = test_perplexity(alone, alone.evaluation(0))
+    best = min(
+        test_perplexity(finished, finished.evaluation(0)),
+        test_perplexity(alone, alone.evaluation(0)),
+    )
     if finished.champion_round > 0:
         best = min(best, test_perplexity(finished, control(finished)))
     never_stopped = run_campaign(RECIPE, folder, [*longer, NEVER_STOPPED], rounds=0)

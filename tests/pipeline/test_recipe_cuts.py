@@ -23,7 +23,7 @@ from components.runtime.context import Context, make_context
 from components.runtime.receipts import fetch, read_receipt, read_summary
 from components.select.attribute_shift import attributes, distances
 from components.select.filters.repeats import equations
-from tests.benchmarks.recipes import write_stages
+from tests.benchmarks.pretrain_finetune import write_stages
 from tests.pipeline.campaigns import call
 from tests.pipeline.questions import PATTERNS, write_questions
 from tests.unit.tiny import save_tiny
