@@ -88,9 +88,11 @@ def load(path: Path = FIGURES) -> dict[str, Figure]:
 
 def stale_figures(figures: Mapping[str, Figure]) -> dict[str, list[str]]:
     """Return figure → paths of the code it measures that changed since; none of today's figures."""
+    commands = {figure["command"] for figure in figures.values()}
+    today = {command: measured_code(command) for command in commands}
     stale: dict[str, list[str]] = {}
     for name, figure in sorted(figures.items()):
-        changed = changed_code(figure["command"], figure.get("code", {}))
+        changed = changed_code(today[figure["command"]], figure.get("code", {}))
         if changed:
             stale[name] = changed
     return stale

@@ -203,11 +203,9 @@ def measured_code(command: str, root: Path = ROOT) -> dict[str, str]:
     return {path: _digest(root, path) for path in paths}
 
 
-def changed_code(
-    command: str, recorded: Mapping[str, str], root: Path = ROOT
-) -> list[str]:
-    """Return the measured paths that are not as they were recorded; all that have no record."""
-    today = measured_code(command, root)
+def changed_code(today: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
+    """Return the paths of today's `measured_code` that are not as they were recorded; all that have
+    no record."""
     return [path for path, digest in today.items() if recorded.get(path) != digest]
 
 

@@ -37,9 +37,12 @@ def payload(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def other_file_system() -> Iterator[Path]:
-    """A folder that hard links from the temporary folder do not reach."""
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+def other_file_system(tmp_path: Path) -> Iterator[Path]:
+    """A folder that hard links from the test's own do not reach."""
+    # `make quick` has its folders in memory, `make test` on the disk.
+    roots = (Path("/dev/shm"), Path(tempfile.gettempdir()))
+    root = next(one for one in roots if one.stat().st_dev != tmp_path.stat().st_dev)
+    folder = Path(tempfile.mkdtemp(dir=root))
     yield folder
     shutil.rmtree(folder)
 

@@ -44,16 +44,20 @@ def test_a_figure_is_stale_once_the_code_that_it_measures_changes(
 ) -> None:
     gate = _copy_of_the_gate(tmp_path)
     recorded = measured_code(GATE)
-    assert changed_code(GATE, recorded, tmp_path) == []
+    assert changed_code(measured_code(GATE, tmp_path), recorded) == []
     text = gate.read_text(encoding="utf-8")
     gate.write_text(f"# another comment\n{text}", encoding="utf-8")
-    assert changed_code(GATE, recorded, tmp_path) == []
+    assert changed_code(measured_code(GATE, tmp_path), recorded) == []
     gate.write_text(
         text.replace("comparison.gain <= 0", "comparison.gain < 0"), encoding="utf-8"
     )
-    assert changed_code(GATE, recorded, tmp_path) == ["components/decide/gate.py"]
+    assert changed_code(measured_code(GATE, tmp_path), recorded) == [
+        "components/decide/gate.py"
+    ]
     gate.unlink()
-    assert changed_code(GATE, recorded, tmp_path) == ["components/decide/gate.py"]
+    assert changed_code(measured_code(GATE, tmp_path), recorded) == [
+        "components/decide/gate.py"
+    ]
 
 
 def test_files_that_no_fresh_clone_has_make_no_figure_stale(tmp_path: Path) -> None:
@@ -72,9 +76,9 @@ def test_files_that_no_fresh_clone_has_make_no_figure_stale(tmp_path: Path) -> N
         (tmp_path / "docker" / name).write_text(
             "made by `make images`", encoding="utf-8"
         )
-    assert changed_code(sizes, recorded, tmp_path) == []
+    assert changed_code(measured_code(sizes, tmp_path), recorded) == []
     (tmp_path / "docker" / "Dockerfile").write_text("FROM another", encoding="utf-8")
-    assert changed_code(sizes, recorded, tmp_path) == ["docker"]
+    assert changed_code(measured_code(sizes, tmp_path), recorded) == ["docker"]
 
 
 def test_the_page_presents_no_stale_figure_as_todays(tmp_path: Path) -> None:
