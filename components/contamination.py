@@ -6,9 +6,10 @@ authors for 13 (2005.14165, appendix C). Both take words to stand between spaces
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from components.contracts.rows import Prompt
 from components.text_similarity import (
@@ -55,11 +56,11 @@ class Overlap:
         Args:
             items: The evaluation items.
             parts: Whether parts of an item and rewordings count. Without, a prompt is found whole:
-                as a text of its own, or as one or more sentences or lines of a text.
+                as a text of its own, or as one or more sentences or lines of a text. In raw text,
+                and as a prompt, it is found without the template of the evaluation too.
         """
         self._id_by_whole: dict[str, str] = {}
         self._untelling: set[str] = set()
-        self._lengths: set[int] = set()
         self._runs: frozenset[int] = frozenset()
         self._prompt_ids: list[str] = []
         self._shingles: list[Shingles] = []
@@ -68,8 +69,12 @@ class Overlap:
         for (prompt, _), tokens in zip(items, tokens_of_items, strict=True):
             if tokens.tokens:
                 self._id_by_whole.setdefault(tokens.joined, prompt.id)
-            if len(tokens.tokens) >= MIN_TOKENS:
-                self._lengths.add(len(tokens.tokens))
+        # Raw text has the question without it, and so may other prompts.
+        self._template = _template_of(tokens_of_items)
+        self._whole_by_bare = _wholes_by_bare(tokens_of_items, self._template)
+        lengths = [len(tokens.tokens) for tokens in tokens_of_items]
+        lengths += [len(bare.split()) for bare in self._whole_by_bare]
+        self._lengths = {length for length in lengths if length >= MIN_TOKENS}
         self._most_tokens = max(self._lengths, default=0)
         # Where one evaluation prompt stands in another, as with lists of lines, it stands in
         # training prompts as well, and is no copy there.
@@ -83,10 +88,11 @@ class Overlap:
     def of_prompt(self, text: str) -> str:
         """Return the reason not to train on a prompt, empty if there is none."""
         tokens = tokens_of(text)
-        bare_text = _without_labels(text)
+        bare = tokens_of(_without_labels(text))
         return (
             self._same(tokens)
-            or (self._same(tokens_of(bare_text)) if bare_text != text else "")
+            or self._same(bare)
+            or self._without_template(bare)
             or self._contained(tokens)
             or self._shared_run(tokens)
             or self._rewording(tokens)
@@ -104,13 +110,32 @@ class Overlap:
         reason = self._same(tokens)
         if reason and is_answer:
             return ""
-        return reason or self._contained(tokens) or self._shared_run(tokens)
+        reason = reason or self._contained(tokens)
+        if not reason and not is_answer:
+            parts = self._parts_of(tokens)
+            wholes = (
+                self._whole_by_bare[one] for one in parts if one in self._whole_by_bare
+            )
+            reason = self._copy_of(next(wholes, ""))
+        return reason or self._shared_run(tokens)
 
     def _same(self, tokens: Tokens) -> str:
         prompt_id = self._id_by_whole.get(tokens.joined)
         if prompt_id is None:
             return ""
         return f"evaluation prompt {prompt_id} but for case, punctuation or a label"
+
+    def _without_template(self, tokens: Tokens) -> str:
+        """Return which evaluation prompt a prompt is but for its template; empty if none."""
+        bare = " ".join(_bare_of(tokens, self._template))
+        whole = self._whole_by_bare.get(bare, "")
+        # All of it has to be there: in "Sort: 3 1" the template is another than in "Add: 3 1".
+        return self._copy_of(whole) if f" {tokens.joined} " in f" {whole} " else ""
+
+    def _copy_of(self, whole: str) -> str:
+        if not whole:
+            return ""
+        return f"evaluation prompt {self._id_by_whole[whole]} but for its template"
 
     def _contained(self, tokens: Tokens) -> str:
         """Return which evaluation prompt stands in a text; empty if none does."""
@@ -121,6 +146,10 @@ class Overlap:
 
     def _wholes_in(self, tokens: Tokens) -> Iterator[str]:
         """Yield the evaluation prompts that stand in a text, from one break of it to another."""
+        return (part for part in self._parts_of(tokens) if part in self._id_by_whole)
+
+    def _parts_of(self, tokens: Tokens) -> Iterator[str]:
+        """Yield what may be an evaluation prompt, from one break of a text to another."""
         # Not from anywhere to anywhere: "Sort: 3 1" stands in "Sort: 3 1 2", which is no copy.
         breaks = tokens.breaks
         for first, begin in enumerate(breaks):
@@ -130,9 +159,7 @@ class Overlap:
                     break
                 if length not in self._lengths:
                     continue
-                part = " ".join(tokens.tokens[begin:end])
-                if part in self._id_by_whole:
-                    yield part
+                yield " ".join(tokens.tokens[begin:end])
 
     def _shared_run(self, tokens: Tokens) -> str:
         """Return whether a text has a run of words that an evaluation item has."""
@@ -167,6 +194,51 @@ class Overlap:
         for position, bands in enumerate(_bands(self._shingles)):
             for band in bands:
                 self._positions_by_band[band].append(position)
+
+
+def _template_of(prompts: Sequence[Tokens]) -> frozenset[str]:
+    """Return the sentences that so many prompts have that they are no part of what is asked."""
+    num_items = Counter(
+        sentence for tokens in prompts for sentence in set(_sentences(tokens))
+    )
+    return frozenset(
+        sentence for sentence, count in num_items.items() if count >= TEMPLATE_ITEMS
+    )
+
+
+def _wholes_by_bare(prompts: Sequence[Tokens], template: Set[str]) -> dict[str, str]:
+    """Return prompt without its template → prompt with it, of those that have one.
+
+    What several prompts ask about in different words, as "Sort: …" and "Add: …" do, is left out: it
+    stands in training prompts as well, and is no copy there.
+    """
+    wholes: dict[str, set[str]] = defaultdict(set)
+    for tokens in prompts:
+        bare = _bare_of(tokens, template)
+        if MIN_TOKENS <= len(bare) < len(tokens.tokens):
+            wholes[" ".join(bare)].add(tokens.joined)
+    return {bare: whole for bare, (whole, *others) in wholes.items() if not others}
+
+
+def _bare_of(tokens: Tokens, template: Set[str]) -> tuple[str, ...]:
+    """Return the tokens without the sentences of a template before and after them."""
+    telling = [
+        number
+        for number, sentence in enumerate(_sentences(tokens))
+        if sentence not in template
+    ]
+    if not telling:
+        return ()
+    begin, end = tokens.breaks[telling[0]], tokens.breaks[telling[-1] + 1]
+    return tokens.tokens[begin:end]
+
+
+def _sentences(tokens: Tokens) -> list[str]:
+    """Return what stands between two breaks of a text."""
+    return [
+        " ".join(tokens.tokens[begin:end])
+        for begin, end in itertools.pairwise(tokens.breaks)
+    ]
 
 
 def _without_labels(text: str) -> str:

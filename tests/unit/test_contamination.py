@@ -234,3 +234,96 @@ def test_a_prompt_of_four_words_is_looked_for_inside_texts(
 ) -> None:
     index = Overlap([(ask(item, "?"), "?")])
     assert bool(index.of_text(f"So it goes. {item}. And so on.")) is is_found
+
+
+TEMPLATES = [
+    "{} Class :",
+    "Question: {}\nAnswer:",
+    "Answer in one word.\n{}",
+    "### Instruction:\n{}\n\n### Response:\n",
+    "Classify the text.\n\nText: {}\n\nLabel:",
+    "You are given a question. {} Think, then answer.",
+    "问题：{}\n请用一个词回答。",
+]
+COUNTRIES = [
+    "Peru",
+    "Chad",
+    "Oman",
+    "Cuba",
+    "Iran",
+    "Iraq",
+    "Mali",
+    "Fiji",
+    "Laos",
+    "Togo",
+    "Niger",
+    "Nepal",
+]
+
+
+def about(country: str) -> str:
+    return f"Which river of {country} is the longest of all its rivers?"
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_question_is_found_without_the_template_of_the_evaluation(
+    template: str,
+) -> None:
+    asked = [template.format(about(country)) for country in COUNTRIES]
+    index = Overlap([(ask(text, "?"), "?") for text in asked], parts=False)
+    for country in COUNTRIES:
+        copy = about(country)
+        for found in (
+            index.of_prompt(copy),
+            index.of_prompt(f"Q: {copy.lower()}"),
+            index.of_text(f"It is asked. {copy} Nobody knows.", is_answer=False),
+        ):
+            assert found.endswith("but for its template"), (country, found)
+    assert index.of_prompt(about("Spain")) == ""
+    # The template alone is no question, nor is an answer that says what is asked.
+    assert (
+        index.of_text(f"{template.format('')} {about('Spain')}", is_answer=False) == ""
+    )
+    assert index.of_text(f"{about('Spain')} {about('Peru')}") == ""
+
+
+def test_raw_text_with_a_question_of_a_measured_split_is_dropped() -> None:
+    labelled = [row(f"{about(country)} Class :", "LOC") for country in COUNTRIES]
+    rows = [("validation", one) for one in labelled[:10]]
+    rows += [("train", one) for one in labelled[10:]]
+    rows += [("train", row("", about(country))) for country in COUNTRIES]
+    rows += [(split, row(f"of {split}")) for split in ("test", "unlabelled")]
+    splits = make_splits(rows, Fractions(), 0)  # type: ignore[arg-type]
+    dropped = [one.detail for one in splits.rejected if one.reason == "contaminated"]
+    assert len(dropped) == 10
+    texts = [one.completion for one in splits.train if not one.prompt]
+    assert texts == [about(country) for country in COUNTRIES[10:]]
+
+
+def test_another_task_on_the_same_numbers_is_no_copy() -> None:
+    numbers = [f"{one} {one + 3} {one + 1} {one + 7}" for one in range(20)]
+    items = [f"Sort: {one}" for one in numbers]
+    index = Overlap([(ask(text, "?"), "?") for text in items], parts=False)
+    assert index.of_prompt("Reverse: 3 6 4 10") == ""
+    assert index.of_text("3 6 4 10") == ""
+    assert index.of_text("Text: 3 6 4 10", is_answer=False)
+    both = Overlap(
+        [
+            (ask(text, "?"), "?")
+            for one in numbers
+            for text in (f"Sort: {one}", f"Add: {one}")
+        ],
+        parts=False,
+    )
+    assert both.of_prompt("Add: 3 6 4 10")
+    # Lists of numbers that several tasks are about stand in raw text for other reasons as well.
+    assert both.of_text("Text: 3 6 4 10", is_answer=False) == ""
+    other = Overlap(
+        [(ask(f"Add: {one}", "?"), "?") for one in range(1000, 1020)]
+        + [(ask(text, "?"), "?") for text in items],
+        parts=False,
+    )
+    assert other.of_prompt("Add: 3 6 4 10") == ""
+    assert other.of_prompt("3 6 4 10")
+    few = Overlap([(ask(text, "?"), "?") for text in items[:9]], parts=False)
+    assert few.of_text("Text: 3 6 4 10", is_answer=False) == ""

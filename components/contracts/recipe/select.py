@@ -127,9 +127,10 @@ class SelectSection(Section):
     # Every puzzle of a template shares 13 words with every other: "overlap" would drop them all.
     contamination: Literal["exact", "overlap"] = "exact"
     """Search for evaluation items in labelled rows, raw text, prompts and samples. `exact`: whole
-    prompts, whatever their case, punctuation and spaces, also inside a longer text. `overlap`: also
-    shared runs of 13 words and near-equal prompts, which is right for text that people wrote, not
-    for puzzles made from one template."""
+    prompts, whatever their case, punctuation and spaces, also inside a longer text, and in raw text
+    and prompts without the sentences that ten evaluation prompts share. `overlap`: also shared runs
+    of 13 words and near-equal prompts, which is right for text that people wrote, not for puzzles
+    made from one template."""
     verifier: bool = True
     """Keep only what the prompt's verifier accepts. False: label-free, by agreement alone."""
     verifier_function: Annotated[
