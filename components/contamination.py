@@ -110,13 +110,7 @@ class Overlap:
         reason = self._same(tokens)
         if reason and is_answer:
             return ""
-        reason = reason or self._contained(tokens)
-        if not reason and not is_answer:
-            parts = self._parts_of(tokens)
-            wholes = (
-                self._whole_by_bare[one] for one in parts if one in self._whole_by_bare
-            )
-            reason = self._copy_of(next(wholes, ""))
+        reason = reason or self._contained(tokens, without_template=not is_answer)
         return reason or self._shared_run(tokens)
 
     def _same(self, tokens: Tokens) -> str:
@@ -137,11 +131,13 @@ class Overlap:
             return ""
         return f"evaluation prompt {self._id_by_whole[whole]} but for its template"
 
-    def _contained(self, tokens: Tokens) -> str:
+    def _contained(self, tokens: Tokens, *, without_template: bool = False) -> str:
         """Return which evaluation prompt stands in a text; empty if none does."""
-        for whole in self._wholes_in(tokens):
-            if whole not in self._untelling:
-                return f"contains evaluation prompt {self._id_by_whole[whole]}"
+        for part in self._parts_of(tokens):
+            if part in self._id_by_whole and part not in self._untelling:
+                return f"contains evaluation prompt {self._id_by_whole[part]}"
+            if without_template and part in self._whole_by_bare:
+                return self._copy_of(self._whole_by_bare[part])
         return ""
 
     def _wholes_in(self, tokens: Tokens) -> Iterator[str]:
